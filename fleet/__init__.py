@@ -1,0 +1,1 @@
+"""The work: what runs, in what order, with whose approval."""

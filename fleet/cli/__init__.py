@@ -1,0 +1,1 @@
+"""`fleet …`: thin commands over the rooms below. Modules are imported by the command that needs them."""

@@ -1,0 +1,197 @@
+"""The `fleet` command."""
+
+import os
+import sys
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from fleet.cli import output
+from fleet.errors import FleetError
+
+app = typer.Typer(
+    name="fleet",
+    help="Durable LLM agents under one global quota.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+corpus_app = typer.Typer(help="The local document collection that `search` reads.", no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
+
+ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest. Default: deploy/fleet.toml.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"fleet {version('agent-fleet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    agent: Annotated[str, typer.Argument(help="An agent of the manifest.")],
+    goal: Annotated[str, typer.Argument(help="What it is to do.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run and print its answer.")] = False,
+    run_id: Annotated[str | None, typer.Option("--id", help="Id of the run. Default: made up.")] = None,
+    tenant: Annotated[str, typer.Option(help="Whose run it is: the fairness key.")] = "default",
+    priority: Annotated[int, typer.Option(help="1 (first) to 5.")] = 3,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Start a run of AGENT towards GOAL and print its id."""
+    from fleet.cli import runs
+
+    runs.run(agent, goal, wait=wait, run_id=run_id, tenant=tenant, priority=priority, manifest=manifest, json=json)
+
+
+@app.command()
+def ps(
+    state: Annotated[str | None, typer.Option(help="running, completed, failed, canceled, terminated, timedout.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most rows.")] = 50,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List runs, newest first."""
+    from fleet.cli import runs
+
+    runs.ps(state=state, limit=limit, manifest=manifest, json=json)
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(metavar="RUN")], manifest: ManifestOption = None, json: JsonOption = False
+) -> None:
+    """Show where one run stands, or how it ended."""
+    from fleet.cli import runs
+
+    runs.show(run_id, manifest=manifest, json=json)
+
+
+@app.command()
+def trace(
+    run_id: Annotated[str, typer.Argument(metavar="RUN")],
+    full: Annotated[bool, typer.Option("--full", help="Do not shorten texts.")] = False,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell one run as a story, from its event history."""
+    from fleet.cli import runs
+
+    runs.trace(run_id, full=full, manifest=manifest, json=json)
+
+
+@app.command()
+def stop(
+    run_id: Annotated[str, typer.Argument(metavar="RUN")],
+    reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "stopped by an operator",
+    manifest: ManifestOption = None,
+) -> None:
+    """Ask one run to finish soon: an effect under way is waited for."""
+    from fleet.cli import runs
+
+    runs.stop(run_id, reason=reason, manifest=manifest)
+
+
+@app.command()
+def check(manifest: ManifestOption = None, json: JsonOption = False) -> None:
+    """Check the manifest and the settings; print every problem at once."""
+    from fleet.cli import operations
+
+    operations.check(manifest=manifest, json=json)
+
+
+@app.command()
+def doctor(manifest: ManifestOption = None, json: JsonOption = False) -> None:
+    """Ask every component whether it can be reached and fits, and say what to do if not."""
+    from fleet.cli import operations
+
+    operations.doctor(manifest=manifest, json=json)
+
+
+@app.command()
+def worker(
+    pools: Annotated[list[str], typer.Argument(metavar="POOL…", help="Pools to serve: agents, llm, search, email.")],
+    manifest: ManifestOption = None,
+) -> None:
+    """Serve one or more pools until SIGTERM, then drain."""
+    from fleet.cli import operations
+
+    operations.worker(pools, manifest=manifest)
+
+
+@corpus_app.command("add")
+def corpus_add(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Text, Markdown, HTML and PDF files, at any depth.")],
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Index a folder. Unchanged files are skipped."""
+    from fleet.cli import corpus
+
+    corpus.add(folder, manifest=manifest, json=json)
+
+
+@corpus_app.command("search")
+def corpus_search(
+    query: Annotated[str, typer.Argument(help="A few words.")],
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Search the collection as an agent would."""
+    from fleet.cli import corpus
+
+    corpus.search(query, limit=limit, manifest=manifest, json=json)
+
+
+def main() -> NoReturn:
+    """Entry point: bad input is one line and exit code 2; the process always ends orderly.
+
+    It ends by `os._exit` after flushing: a Temporal client alive at interpreter exit aborts one process in ten.
+    """
+    for extension in entry_points(group="fleet.commands"):
+        extension.load()(app)
+    code = _run(app)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(command: Any) -> int:
+    try:
+        command(standalone_mode=False)
+    except FleetError as error:
+        output.problem(str(error))
+        return 2
+    except typer.Exit as stop_:
+        return stop_.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        # click's own usage errors; anything else is a defect and keeps its traceback
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            output.problem(error.format_message())
+            return 2
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Commands for those who run the fleet."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from fleet import manifest as manifests
+from fleet import settings as environment
+from fleet.cli import context, output
+from fleet.errors import BadInput, FleetError
+from fleet.manifest import AGENTS_POOL, MailProvider, Manifest, ModelProvider, SearchProvider
+from fleet.settings import Settings
+
+
+def check(*, manifest: Path | None, json: bool) -> None:
+    """Check the manifest and the settings."""
+    settings = environment.load()
+    path = context.manifest_path(settings, manifest)
+    loaded, problems = manifests.examine(path)
+    if json:
+        output.document({"manifest": str(path), "ok": not problems, "problems": problems})
+    elif loaded is not None:
+        typer.echo(
+            f"{path}: {len(loaded.providers)} providers, {len(loaded.quotas)} quotas, {len(loaded.pools)} pools,"
+            f" {len(loaded.agents)} agents: no problem"
+        )
+    else:
+        for problem in problems:
+            output.problem(f"{path}: {problem}")
+    raise typer.Exit(2 if problems else 0)
+
+
+def worker(pools: list[str], *, manifest: Path | None) -> None:
+    """Serve pools until SIGTERM."""
+    settings, loaded = context.load(manifest)
+    unknown = [name for name in pools if name not in loaded.pools]
+    if unknown:
+        raise BadInput(f"unknown pool {unknown[0]!r}; the manifest has: {', '.join(loaded.pools)}")
+    from workers.bootstrap import run_pools
+    from workers.telemetry import configure_logging
+
+    configure_logging(settings)
+    context.run(run_pools(settings, loaded, list(dict.fromkeys(pools))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What the doctor found of one component."""
+
+    component: str
+    ok: bool
+    detail: str
+
+
+def doctor(*, manifest: Path | None, json: bool) -> None:
+    """Ask every component."""
+    settings, loaded = context.load(manifest)
+    findings = context.run(_examine(settings, loaded))
+    well = all(f.ok for f in findings)
+    if json:
+        output.document({"ok": well, "findings": findings})
+    else:
+        rows = [("ok" if f.ok else "FAILS", f.component, f.detail) for f in findings]
+        output.table(("", "COMPONENT", "DETAIL"), rows, empty="")
+    raise typer.Exit(0 if well else 2)
+
+
+async def _examine(settings: Settings, manifest: Manifest) -> list[Finding]:
+    components: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+        ("temporal", lambda: _temporal(settings, manifest)),
+        ("redis", lambda: _redis(settings, manifest)),
+        ("ledger", lambda: _ledger(settings)),
+    ]
+    for name, spec in manifest.providers.items():
+        if isinstance(spec, ModelProvider):
+            if any(a.model.partition("/")[0] == name for a in manifest.agents.values()):
+                components.append((f"providers.{name}", lambda name=name, spec=spec: _model(settings, name, spec)))  # type: ignore[misc]
+        elif isinstance(spec, SearchProvider):
+            components.append((f"providers.{name}", lambda name=name, spec=spec: _search(settings, name, spec)))  # type: ignore[misc]
+        else:
+            components.append((f"providers.{name}", lambda spec=spec: _mail(settings, spec)))  # type: ignore[misc]
+    return [await _ask(name, question) for name, question in components]
+
+
+async def _ask(component: str, question: Callable[[], Awaitable[str]]) -> Finding:
+    from workers.corpus.index import CorpusError
+    from workers.effects.ledger import LedgerLost
+    from workers.providers.errors import ProviderError
+    from workers.providers.search import SearchError
+
+    try:
+        return Finding(component=component, ok=True, detail=await question())
+    except (FleetError, ProviderError, SearchError, CorpusError, LedgerLost) as error:
+        return Finding(component=component, ok=False, detail=str(error))
+
+
+async def _temporal(settings: Settings, manifest: Manifest) -> str:
+    from temporalio.api.enums.v1 import TaskQueueType
+    from temporalio.api.taskqueue.v1 import TaskQueue
+    from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
+
+    from fleet.client import connect
+
+    client = await connect(settings)
+    info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+    idle = []
+    for pool in manifest.pools:
+        kind = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW if pool == AGENTS_POOL else TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+        described = await client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=client.namespace,
+                task_queue=TaskQueue(name=manifest.task_queue(pool)),
+                task_queue_type=kind,
+            )
+        )
+        if not described.pollers:
+            idle.append(pool)
+    version = f"server {info.server_version} at {client.service_client.config.target_host}"
+    if idle:
+        raise BadInput(f"{version}; no worker for {', '.join(idle)}: `fleet worker {' '.join(idle)}`")
+    return f"{version}; workers for {', '.join(manifest.pools)}"
+
+
+async def _redis(settings: Settings, manifest: Manifest) -> str:
+    from workers.bootstrap import limiter
+
+    async with limiter(settings, manifest) as found:
+        for scope in manifest.quotas:
+            await found.inspect(scope)
+    return f"answers; scripts run; {len(manifest.quotas)} quotas"
+
+
+async def _ledger(settings: Settings) -> str:
+    from workers.effects.ledger import Ledger
+
+    ledger = Ledger(settings.database())
+    try:
+        await ledger.open()
+    finally:
+        await ledger.aclose()
+    return "answers"
+
+
+async def _model(settings: Settings, name: str, spec: ModelProvider) -> str:
+    from workers.bootstrap import chat_provider
+
+    provider = chat_provider(settings, name, spec)
+    try:
+        await provider.check()
+    finally:
+        await provider.aclose()
+    return f"{spec.kind} at {spec.base_url or 'its own address'}: the key is accepted"
+
+
+async def _search(settings: Settings, name: str, spec: SearchProvider) -> str:
+    import httpx2
+
+    from workers.bootstrap import search_provider
+
+    async with httpx2.AsyncClient(timeout=10) as http:
+        provider = search_provider(settings, name, spec, http)
+        found = await provider.search("documentation", 1)
+        await provider.aclose()
+    return f"{spec.kind}: answers, {len(found.results)} result"
+
+
+async def _mail(settings: Settings, spec: MailProvider) -> str:
+    from workers.bootstrap import relay
+
+    await relay(settings, spec).check()
+    return f"smtp at {spec.host}:{spec.port}: answers"

@@ -1,0 +1,136 @@
+"""Commands about runs."""
+
+import asyncio
+from pathlib import Path
+
+import typer
+
+from fleet.cli import context, output, stories
+from fleet.client import FleetClient, connect
+from fleet.contracts.runs import Outcome, RunResult
+from fleet.errors import BadInput, FleetError
+from fleet.history import story
+
+_STATES = ("running", "completed", "failed", "canceled", "terminated", "timedout")
+_EXIT = {Outcome.COMPLETED: 0, Outcome.BUDGET_EXHAUSTED: 3, Outcome.STOPPED: 3, Outcome.FAILED: 1}
+_FAULT_OF_THE_CALLER = ("ProviderRefused", "BadRequest", "QuotaExhausted")
+
+
+async def _client(manifest: Path | None) -> FleetClient:
+    settings, loaded = context.load(manifest)
+    return FleetClient(await connect(settings), loaded)
+
+
+def run(
+    agent: str, goal: str, *, wait: bool, run_id: str | None, tenant: str, priority: int, manifest: Path | None, json: bool
+) -> None:
+    """Start a run; with `wait`, follow it to its end."""
+
+    async def work() -> int:
+        client = await _client(manifest)
+        started = await client.start(agent, goal, run_id=run_id, tenant=tenant, priority=priority)
+        if not wait:
+            output.document({"run": started}) if json else typer.echo(started)
+            return 0
+        if not json:
+            typer.echo(f"started {started}", err=True)
+        result = await _follow(client, started, quiet=json)
+        if json:
+            output.document({"run": started, "result": result})
+        elif result.outcome is Outcome.FAILED:
+            output.problem(f"run {started} failed: {result.reason}")
+        else:
+            if result.reason:
+                output.problem(f"run {started}: {result.outcome.value}: {result.reason}")
+            typer.echo(result.answer)
+        refused = result.outcome is Outcome.FAILED and result.reason.startswith(_FAULT_OF_THE_CALLER)
+        return 2 if refused else _EXIT[result.outcome]
+
+    raise typer.Exit(context.run(work()))
+
+
+async def _follow(client: FleetClient, run_id: str, *, quiet: bool) -> RunResult:
+    waiting = asyncio.create_task(client.result(run_id))
+    shown = ""
+    while not waiting.done():
+        await asyncio.wait({waiting}, timeout=1)
+        if quiet or waiting.done():
+            continue
+        try:
+            status = await asyncio.wait_for(client.status(run_id), 2)
+        except (FleetError, TimeoutError):
+            line = "waits for a worker of the agents' pool: `fleet worker agents`"
+        else:
+            line = f"{status.phase.value} {status.doing} · step {status.steps} · {status.tokens} tokens"
+        if line != shown:
+            typer.echo(f"  {line}", err=True)
+            shown = line
+    return await waiting
+
+
+def ps(*, state: str | None, limit: int, manifest: Path | None, json: bool) -> None:
+    """List runs."""
+    if state is not None and state.lower() not in _STATES:
+        raise BadInput(f"--state {state!r} is not one of {', '.join(_STATES)}")
+    named = {"timedout": "TimedOut"}.get(state or "", state)
+
+    async def work() -> None:
+        client = await _client(manifest)
+        found = [info async for info in client.list(state=named, limit=limit)]
+        if json:
+            output.document([{**output.plain(i), "duration_s": round(i.duration_s, 3)} for i in found])
+            return
+        rows = [
+            (i.id, i.agent, i.state, output.seconds(i.duration_s), output.shorten(i.goal, 70)) for i in found
+        ]
+        output.table(("RUN", "AGENT", "STATE", "FOR", "GOAL"), rows, empty="no runs; start one with `fleet run`")
+
+    context.run(work())
+
+
+def show(run_id: str, *, manifest: Path | None, json: bool) -> None:
+    """Show one run."""
+
+    async def work() -> None:
+        client = await _client(manifest)
+        info = await client.info(run_id)
+        status = result = None
+        if info.closed_at is None:
+            try:
+                status = await asyncio.wait_for(client.status(run_id), 5)
+            except (FleetError, TimeoutError):
+                status = None
+        elif info.state in ("completed", "failed"):
+            result = await client.result(run_id)
+        waits = await stories.pending(client, run_id) if info.closed_at is None else []
+        if json:
+            output.document({"run": info, "status": status, "waits_for": waits, "result": result})
+        else:
+            stories.print_run(info, status, waits, result)
+
+    context.run(work())
+
+
+def trace(run_id: str, *, full: bool, manifest: Path | None, json: bool) -> None:
+    """Tell one run as a story."""
+
+    async def work() -> None:
+        client = await _client(manifest)
+        await client.info(run_id)
+        told = await story(await client.handle(run_id).fetch_history(), client.temporal.data_converter)
+        if json:
+            output.document(stories.as_json(told))
+        else:
+            stories.print_story(told, full=full)
+
+    context.run(work())
+
+
+def stop(run_id: str, *, reason: str, manifest: Path | None) -> None:
+    """Ask one run to finish."""
+
+    async def work() -> None:
+        await (await _client(manifest)).stop(run_id, reason)
+        typer.echo(f"{run_id}: asked to stop")
+
+    context.run(work())

@@ -1,0 +1,61 @@
+"""Names on the wire. Nobody formats an id, a queue or a failure type by hand."""
+
+from enum import StrEnum
+from typing import Final
+
+AGENT_WORKFLOW: Final = "AgentWorkflow"
+STATUS_QUERY: Final = "status"
+STOP_SIGNAL: Final = "stop"
+
+AGENT_MEMO: Final = "agent"
+GOAL_MEMO: Final = "goal"
+TENANT_MEMO: Final = "tenant"
+
+
+class FailureType(StrEnum):
+    """`ApplicationError.type` of everything an activity raises on purpose."""
+
+    QUOTA_WAIT = "QuotaWait"
+    """Not a failure: the call waits for its place in line and comes back for it."""
+    STORE_LOST = "StoreLost"
+    """Not a failure: Redis is unreachable and the posture is `pause`."""
+    RATE_LIMITED = "RateLimited"
+    """The provider answered 429: the scope cools down for the whole fleet."""
+    OVERLOADED = "Overloaded"
+    """503 or 529: the provider is overloaded; not our quota."""
+    PROVIDER_FAILED = "ProviderFailed"
+    """500s, time-outs, lost connections: retried within the policy, then final."""
+    PROVIDER_REFUSED = "ProviderRefused"
+    """401, 403: wrong key or no permission. Never retried."""
+    BAD_REQUEST = "BadRequest"
+    """The provider does not accept the request as it stands. Never retried."""
+    QUOTA_EXHAUSTED = "QuotaExhausted"
+    """Out of money or beyond a spend limit. Never retried."""
+    EFFECT_UNKNOWN = "EffectUnknown"
+    """An earlier attempt may have had its effect, and nobody can say. Never retried."""
+    TOOL_FAILED = "ToolFailed"
+    """The tool refuses these arguments: told to the model, which may try others."""
+    SHUTTING_DOWN = "ShuttingDown"
+    """Not a failure: the worker drains and gives the work back."""
+
+
+WAITS: Final = frozenset(
+    {
+        FailureType.QUOTA_WAIT,
+        FailureType.STORE_LOST,
+        FailureType.RATE_LIMITED,
+        FailureType.OVERLOADED,
+        FailureType.SHUTTING_DOWN,
+    }
+)
+"""Failure types that are states, not errors: they never use up a retry budget."""
+
+
+def place_key(workflow_id: str, activity_id: str) -> str:
+    """Key under which an activity books its place in line: stable over its attempts."""
+    return f"{workflow_id}/{activity_id}"
+
+
+def effect_key(workflow_id: str, step: str) -> str:
+    """Idempotency key of one effect of one run: stable over attempts, resets and workers."""
+    return f"{workflow_id}/{step}"

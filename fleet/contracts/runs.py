@@ -1,0 +1,114 @@
+"""A run: what it is given, where it stands, how it ended."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fleet.contracts.llm import ToolSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a run may spend. Running out is a result, not an error."""
+
+    steps: int = 20
+    """Calls of the model."""
+    tokens: int = 200_000
+    """Input and output tokens of all calls, as the provider counted them."""
+    deadline_s: float = 86_400.0
+    """Seconds from the start of the run, waits included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPolicy:
+    """How long one call may take and how often the provider may fail."""
+
+    max_failures: int = 10
+    """Real failures before a call is given up. Waits for quota do not count."""
+    start_to_close_s: float = 600.0
+    """Slowest honest answer of one attempt."""
+    heartbeat_s: float = 20.0
+    """A worker silent for so long is dead; the call starts again elsewhere."""
+    schedule_to_close_s: float = 86_400.0
+    """All attempts and waits of one call together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolBinding:
+    """A tool in an agent's hands: what the model sees and who serves it."""
+
+    spec: ToolSpec
+    activity: str
+    task_queue: str
+    effect: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentDefinition:
+    """An agent, as it was when the run started. A change of the manifest leaves it alone."""
+
+    name: str
+    instructions: str
+    model: str
+    llm_task_queue: str
+    tools: list[ToolBinding] = field(default_factory=list)
+    budget: Budget = field(default_factory=Budget)
+    policy: CallPolicy = field(default_factory=CallPolicy)
+    max_output_tokens: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInput:
+    """The one argument of `AgentWorkflow`: everything that configures the run."""
+
+    agent: AgentDefinition
+    goal: str
+    tenant: str = "default"
+    priority: int = 3
+    """Temporal priority key, 1 (first) to 5."""
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    COMPLETED = "completed"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Phase(StrEnum):
+    """What a run is doing."""
+
+    STARTING = "starting"
+    THINKING = "thinking"
+    ACTING = "acting"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """Answer of the `status` query."""
+
+    phase: Phase
+    doing: str = ""
+    """What it waits for: the model or the names of the tools."""
+    steps: int = 0
+    tokens: int = 0
+    quota_wait_s: float = 0.0
+    stop_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended, and what it made."""
+
+    outcome: Outcome
+    answer: str
+    reason: str = ""
+    """Which budget ran out, who stopped it, or what failed."""
+    steps: int = 0
+    tokens: int = 0
+    quota_waits_s: list[float] = field(default_factory=list)
+    """Wait for quota of each call, in order."""
+    effects: list[dict[str, str]] = field(default_factory=list)
+    """Evidence of each effect."""

@@ -1,0 +1,166 @@
+"""Reading a run's event history back as a story."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import WorkflowHistory
+from temporalio.converter import DataConverter
+
+from fleet.contracts.llm import ChatRequest, ChatResult
+from fleet.contracts.runs import RunInput, RunResult
+from fleet.contracts.tools import LLM_CHAT, STUBS, ToolRequest, ToolResult
+
+_STUBS = {stub.name: stub for stub in STUBS}
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """One call of a model or a tool, from its scheduling to its end."""
+
+    number: int
+    what: str
+    """Activity name."""
+    task_queue: str
+    request: ChatRequest | ToolRequest | None
+    scheduled_at: datetime
+    started_at: datetime | None = None
+    """Start of the last attempt."""
+    ended_at: datetime | None = None
+    attempts: int = 0
+    outcome: str = "pending"
+    """`pending`, `completed`, `failed`, `timed out` or `cancelled`."""
+    failure: str = ""
+    """Why it failed, or why the attempt before the last one did."""
+    result: ChatResult | ToolResult | None = None
+    worker: str = ""
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds from scheduling to end, waits and retries included."""
+        return None if self.ended_at is None else (self.ended_at - self.scheduled_at).total_seconds()
+
+    @property
+    def quota_wait_s(self) -> float:
+        """Seconds of it spent in line for quota."""
+        use = self.result.quota if self.result else None
+        return use.waited_s if use else 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Story:
+    """A run from beginning to end."""
+
+    run_id: str
+    run: RunInput | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    state: str = "running"
+    failure: str = ""
+    steps: list[Step] = field(default_factory=list)
+    notes: list[tuple[datetime, str]] = field(default_factory=list)
+    """Signals and requests that reached the run."""
+    result: RunResult | None = None
+
+
+async def story(history: WorkflowHistory, converter: DataConverter) -> Story:
+    """Tell the history. Understands every run of `AgentWorkflow`, finished or not."""
+    told = Story(run_id=history.workflow_id)
+    steps: dict[int, Step] = {}
+    for event in history.events:
+        await _tell(event, told, steps, converter)
+    return told
+
+
+async def _tell(event: HistoryEvent, told: Story, steps: dict[int, Step], converter: DataConverter) -> None:
+    at = event.event_time.ToDatetime(tzinfo=UTC)
+    match event.event_type:
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+            told.started_at = at
+            told.run = await _decode(converter, event.workflow_execution_started_event_attributes.input.payloads, RunInput)
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            told.steps.append(await _scheduled(event, at, len(told.steps) + 1, converter))
+            steps[event.event_id] = told.steps[-1]
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            started = event.activity_task_started_event_attributes
+            step = steps[started.scheduled_event_id]
+            step.started_at, step.attempts, step.worker = at, started.attempt, started.identity
+            step.failure = _reason(started.last_failure)
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            completed = event.activity_task_completed_event_attributes
+            step = steps[completed.scheduled_event_id]
+            step.ended_at, step.outcome = at, "completed"
+            kind = _STUBS[step.what].result if step.what in _STUBS else ToolResult
+            step.result = await _decode(converter, completed.result.payloads, kind)
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+            failed = event.activity_task_failed_event_attributes
+            _end(steps[failed.scheduled_event_id], at, "failed", _reason(failed.failure))
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
+            timed_out = event.activity_task_timed_out_event_attributes
+            _end(steps[timed_out.scheduled_event_id], at, "timed out", _reason(timed_out.failure))
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
+            _end(steps[event.activity_task_canceled_event_attributes.scheduled_event_id], at, "cancelled", "")
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            signaled = event.workflow_execution_signaled_event_attributes
+            said = await _decode(converter, signaled.input.payloads, str)
+            told.notes.append((at, f"signal {signaled.signal_name}: {said}"))
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED:
+            told.notes.append((at, "cancel requested"))
+        case _:
+            await _ending(event, at, told, converter)
+
+
+async def _ending(event: HistoryEvent, at: datetime, told: Story, converter: DataConverter) -> None:
+    match event.event_type:
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
+            result = event.workflow_execution_completed_event_attributes.result.payloads
+            told.result = await _decode(converter, result, RunResult)
+            told.state = told.result.outcome.value if told.result else "completed"
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
+            told.state = "failed"
+            told.failure = _reason(event.workflow_execution_failed_event_attributes.failure)
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
+            told.state = "cancelled"
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
+            told.state = "terminated"
+            told.failure = event.workflow_execution_terminated_event_attributes.reason
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT:
+            told.state = "timed out"
+        case _:
+            return
+    told.ended_at = at
+
+
+async def _scheduled(event: HistoryEvent, at: datetime, number: int, converter: DataConverter) -> Step:
+    scheduled = event.activity_task_scheduled_event_attributes
+    name = scheduled.activity_type.name
+    kind = ChatRequest if name == LLM_CHAT.name else ToolRequest
+    return Step(
+        number=number,
+        what=name,
+        task_queue=scheduled.task_queue.name,
+        request=await _decode(converter, scheduled.input.payloads, kind) if name in _STUBS else None,
+        scheduled_at=at,
+    )
+
+
+def _end(step: Step, at: datetime, outcome: str, failure: str) -> None:
+    step.ended_at, step.outcome, step.failure = at, outcome, failure or step.failure
+
+
+async def _decode(converter: DataConverter, payloads: Sequence[Payload], kind: type) -> Any:
+    if not payloads:
+        return None
+    return (await converter.decode(payloads, [kind]))[0]
+
+
+def _reason(failure: Failure) -> str:
+    while failure.HasField("cause"):
+        failure = failure.cause
+    kind = failure.application_failure_info.type
+    return f"{kind}: {failure.message}" if kind else failure.message

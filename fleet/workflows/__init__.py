@@ -1,0 +1,1 @@
+"""Deterministic code: the only room that imports `temporalio.workflow`."""

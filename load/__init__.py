@@ -1,0 +1,1 @@
+"""The trial: offered load, injected faults, a verdict. Nothing imports this room."""

@@ -1,0 +1,75 @@
+"""Commands that `load` adds to the `fleet` CLI."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.cli.main import JsonOption, ManifestOption
+
+AgentsOption = Annotated[int, typer.Option("--agents", min=1, max=5000, help="How many agents run.")]
+PoolsOption = Annotated[str, typer.Option("--pools", help="Processes of each pool, as in llm=2,search=1.")]
+CorpusOption = Annotated[
+    Path | None, typer.Option("--corpus", help="Folder of documents. Default: Python's own documentation.")
+]
+
+DEFAULT_POOLS = "agents=1,llm=2,search=1,email=1"
+
+
+def register(app: typer.Typer) -> None:
+    """Join the commands to `app`."""
+    app.command()(demo)
+    app.command()(dev)
+
+
+def demo(
+    agents: AgentsOption = 40,
+    pools: PoolsOption = DEFAULT_POOLS,
+    corpus: CorpusOption = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Use the real provider of OPENAI_API_KEY or ANTHROPIC_API_KEY.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="With --live: provider/model.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the questions.")] = 1,
+    keep: Annotated[Path | None, typer.Option(help="Work in this folder and keep it. Default: a temporary one.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until the verdict is given anyway.")] = 600.0,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run the main job: agents research questions and e-mail briefs, on an embedded stack, under one quota."""
+    from load import demo as job
+
+    options = job.Options(
+        agents=agents,
+        pools=job.parse_pools(pools),
+        corpus=corpus,
+        live=live,
+        model=model,
+        seed=seed,
+        folder=keep,
+        timeout_s=timeout,
+        manifest=manifest,
+        json=json,
+    )
+    raise typer.Exit(job.run(options))
+
+
+def dev(
+    pools: PoolsOption = DEFAULT_POOLS,
+    corpus: CorpusOption = None,
+    live: Annotated[bool, typer.Option("--live", help="Use the manifest's own providers instead of simulators.")] = False,
+    stack_only: Annotated[bool, typer.Option("--stack-only", help="Temporal and Valkey alone: no workers.")] = False,
+    temporal_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 7233,
+    ui_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8233,
+    redis_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 6379,
+    manifest: ManifestOption = None,
+) -> None:
+    """Run the whole fleet on this machine until Ctrl-C: servers, worker pools, simulated providers."""
+    from load import demo as job
+    from load import dev as development
+
+    ports = (temporal_port, ui_port, redis_port)
+    processes = {} if stack_only else job.parse_pools(pools)
+    raise typer.Exit(
+        development.run(pools=processes, corpus=corpus, live=live, stack_only=stack_only, ports=ports, manifest=manifest)
+    )

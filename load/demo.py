@@ -1,0 +1,211 @@
+"""The main job: agents research questions, write briefs, e-mail them; then a verdict from the providers' ledgers."""
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+import tomli_w
+import typer
+
+from fleet import manifest as manifests
+from fleet import settings as environment
+from fleet.cli import context, output
+from fleet.client import FleetClient, connect
+from fleet.contracts.runs import Outcome, RunResult
+from fleet.errors import BadInput, FleetError
+from fleet.history import Story, story
+from fleet.settings import Settings
+from load import verdict
+from load.local import LocalFleet, Plan, parse_pools
+from load.providers import Ledgers
+from load.watch import Watch
+from ratelimit.limiter import Limiter
+from workers.bootstrap import limiter
+from workers.corpus.index import CorpusError
+from workers.corpus.questions import Question, questions
+
+__all__ = ["Options", "parse_pools", "run"]
+
+AGENT = "researcher"
+DOMAIN = "example.com"
+START_AT_ONCE = 20
+"""Runs being started at the same time: the engine takes about 70 a second."""
+_LIVE = (("openai", "OPENAI_API_KEY", "openai/gpt-5-mini"), ("anthropic", "ANTHROPIC_API_KEY", "anthropic/claude-haiku-4-5"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command was asked."""
+
+    agents: int
+    pools: dict[str, int]
+    corpus: Path | None
+    live: bool
+    model: str | None
+    seed: int
+    folder: Path | None
+    timeout_s: float
+    manifest: Path | None
+    json: bool
+
+
+@dataclass(slots=True)
+class Job:
+    """The runs of one demo."""
+
+    asked: dict[str, Question] = field(default_factory=dict)
+    """Question by run id."""
+    results: dict[str, RunResult] = field(default_factory=dict)
+    began: float = field(default_factory=monotonic)
+    began_at: float = field(default_factory=time)
+
+
+def run(options: Options) -> int:
+    """Run the demo. Returns 0 only if every invariant holds."""
+    settings = environment.load()
+    source = context.manifest_path(settings, options.manifest)
+    if AGENT not in manifests.load(source).agents:
+        raise BadInput(f"{source}: the demo needs [agents.{AGENT}]")
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="fleet-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.live:
+        source = _live_manifest(source, folder / "live.toml", options.model, settings)
+    try:
+        return asyncio.run(_main(options, settings, source, folder.absolute()))
+    except BadInput:
+        if options.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _live_manifest(source: Path, target: Path, model: str | None, settings: Settings) -> Path:
+    chosen = model or next((m for _, key, m in _LIVE if settings.secret(f"env:{key}")), None)
+    if chosen is None:
+        raise BadInput("--live: set OPENAI_API_KEY or ANTHROPIC_API_KEY, or leave --live out to use the simulators")
+    raw = tomllib.loads(source.read_text(encoding="utf-8"))
+    raw["agents"][AGENT]["model"] = chosen
+    scopes = [s for s in raw.get("quotas", {}) if s.partition("/")[0] == chosen.partition("/")[0]]
+    if chosen not in raw.get("quotas", {}) and scopes:
+        raw["quotas"][chosen] = raw["quotas"][scopes[0]]
+    target.write_text(tomli_w.dumps(raw), encoding="utf-8")
+    manifests.load(target)
+    return target
+
+
+async def _main(options: Options, settings: Settings, manifest: Path, folder: Path) -> int:
+    say = _Speaker(quiet=options.json)
+    plan = Plan(
+        folder=folder, manifest=manifest, pools=options.pools, simulate=True, corpus=options.corpus,
+        live_models=options.live,
+    )  # fmt: skip
+    interrupted = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    say(f"starting Temporal, Valkey, simulators and workers in {folder}")
+    async with LocalFleet(plan, settings) as fleet:
+        await fleet.workers_ready()
+        say(f"Temporal Web UI: {fleet.endpoints.ui}")
+        try:
+            asked = await asyncio.to_thread(questions, fleet.corpus, options.agents, options.seed)
+        except CorpusError as error:
+            raise BadInput(str(error)) from None
+        client = FleetClient(await connect_to(fleet), fleet.manifest)
+        ledgers = Ledgers(fleet.simulators["http"])
+        async with limiter(fleet.settings(), fleet.manifest) as shared:
+            job = Job()
+            watch = Watch(fleet.manifest, shared, ledgers, total=options.agents, quiet=options.json)
+            await _work(job, asked, client, watch, interrupted, options.timeout_s)
+            stories = await _stories(client, job)
+            evidence = await verdict.gather(
+                fleet.manifest, shared, ledgers, stories, watch.samples, fleet.supervisor, options.pools
+            )
+            await ledgers.aclose()
+        briefs = _write_briefs(folder / "briefs", job)
+        found = verdict.judge(evidence, job.results, options.agents, monotonic() - job.began)
+    return _report(found, briefs, options, interrupted.is_set())
+
+
+async def connect_to(fleet: LocalFleet) -> Any:
+    """A Temporal client of the embedded server, whatever `TEMPORAL_*` say."""
+    from temporalio.client import Client
+
+    return await Client.connect(fleet.endpoints.temporal)
+
+
+async def _work(
+    job: Job, asked: list[Question], client: FleetClient, watch: Watch, interrupted: asyncio.Event, timeout_s: float
+) -> None:
+    starting = asyncio.Semaphore(START_AT_ONCE)
+
+    async def one(number: int, question: Question) -> None:
+        async with starting:
+            goal = f"{question.text} E-mail the brief to reader{number:03}@{DOMAIN}."
+            run_id = await client.start(AGENT, goal, run_id=f"demo-{number:04}")
+            job.asked[run_id] = question
+        job.results[run_id] = await client.result(run_id)
+        watch.ended(job.results[run_id])
+
+    async def watching() -> None:
+        await watch.follow()
+
+    agents = asyncio.gather(*(one(n, q) for n, q in enumerate(asked, start=1)))
+    observer = asyncio.create_task(watching())
+    stop = asyncio.create_task(interrupted.wait())
+    try:
+        await asyncio.wait({agents, stop, observer}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if observer.done() and not observer.cancelled() and observer.exception():
+            observer.result()
+        if agents.done():
+            agents.result()
+    finally:
+        for task in (agents, observer, stop):
+            task.cancel()
+        await asyncio.gather(agents, observer, stop, return_exceptions=True)
+        watch.close()
+
+
+async def _stories(client: FleetClient, job: Job) -> list[Story]:
+    at_once = asyncio.Semaphore(8)
+
+    async def one(run_id: str) -> Story:
+        async with at_once:
+            return await story(await client.handle(run_id).fetch_history(), client.temporal.data_converter)
+
+    return await asyncio.gather(*(one(run_id) for run_id in job.asked))
+
+
+def _write_briefs(folder: Path, job: Job) -> Path:
+    folder.mkdir(exist_ok=True)
+    for run_id, result in job.results.items():
+        if result.outcome is Outcome.COMPLETED:
+            text = f"# {job.asked[run_id].text}\n\n{result.answer}\n"
+            (folder / f"{run_id}.md").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _report(found: verdict.Verdict, briefs: Path, options: Options, interrupted: bool) -> int:
+    if options.json:
+        output.document(found.document)
+    else:
+        verdict.print_verdict(found)
+        typer.echo(f"briefs   {briefs}")
+    if interrupted:
+        raise FleetError("interrupted: the verdict is of what was done until then")
+    return 0 if found.document["ok"] else 1
+
+
+class _Speaker:
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def __call__(self, text: str) -> None:
+        if not self._quiet:
+            sys.stderr.write(f"fleet: {text}\n")
+            sys.stderr.flush()

@@ -1,0 +1,210 @@
+"""A whole fleet on one machine: embedded servers, simulated providers, worker pools, each its own process."""
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fleet import manifest as manifests
+from fleet.errors import BadInput, FleetError
+from fleet.manifest import Manifest, SearchProvider
+from fleet.settings import DEV_FILE, Settings
+from load import providers
+from workers.corpus.index import Corpus, CorpusError
+from workers.corpus.ingest import read_folder
+from workers.corpus.stdlib import read_stdlib
+from workers.embedded import EmbeddedError, EmbeddedStack, Endpoints, Ports
+from workers.supervisor import ProcessSpec, Supervisor
+
+READY_TIMEOUT_S = 60.0
+
+
+def parse_pools(text: str) -> dict[str, int]:
+    """`llm=2,search=1` as a mapping.
+
+    Raises:
+        BadInput: it has another form, an unknown pool or no process.
+    """
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, count = part.strip().partition("=")
+        if name not in manifests.POOLS:
+            raise BadInput(f"--pools: unknown pool {name!r}; there are: {', '.join(manifests.POOLS)}")
+        if not count.isdigit() or not 1 <= int(count) <= 64:
+            raise BadInput(f"--pools: {name}={count} is not a number of processes from 1 to 64")
+        found[name] = int(count)
+    # a fleet without one of its pools would wait for ever
+    return {name: found.get(name, 1) for name in manifests.POOLS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run."""
+
+    folder: Path
+    manifest: Path
+    pools: Mapping[str, int]
+    simulate: bool = True
+    """Start the provider simulators and let them stand in for the manifest's providers."""
+    live_models: bool = False
+    """Leave the model providers as the manifest has them."""
+    live_mail: bool = False
+    """Leave the mail relay as the manifest has it."""
+    corpus: Path | None = None
+    ports: Ports = Ports()
+
+
+class LocalFleet:
+    """Starts everything in the right order and stops it in the other."""
+
+    def __init__(self, plan: Plan, settings: Settings) -> None:
+        self.plan = plan
+        self.manifest: Manifest = manifests.load(plan.manifest)
+        self.manifest_path = plan.manifest
+        self.stack = EmbeddedStack(plan.folder, plan.ports)
+        self.supervisor = Supervisor()
+        self.corpus = Corpus(self._corpus_path())
+        self.simulators: dict[str, Any] = {}
+        self._base = settings
+        self._exit = AsyncExitStack()
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where the servers are."""
+        return self.stack.endpoints
+
+    def settings(self) -> Settings:
+        """Settings of a program that joins this fleet."""
+        return self._base.model_copy(
+            update={
+                "state_dir": self.plan.folder,
+                "redis_url": self.endpoints.redis,
+                "manifest": self.manifest_path,
+                "database_url": None,
+            }
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Environment of a process that joins this fleet."""
+        return {
+            **self._base.environment(),
+            "FLEET_MANIFEST": str(self.manifest_path),
+            "FLEET_STATE_DIR": str(self.plan.folder),
+            "FLEET_REDIS_URL": self.endpoints.redis,
+            "FLEET_LOG_FORMAT": "json",
+            "FLEET_HEALTH_PORT": "0",
+            providers.SIM_KEY_VARIABLE: providers.SIM_KEY,
+            "TEMPORAL_ADDRESS": self.endpoints.temporal,
+        }
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._exit.enter_async_context(self.stack)
+            await self._exit.enter_async_context(self.supervisor)
+            await asyncio.to_thread(self._fill_corpus)
+            if self.plan.simulate:
+                await self._simulate()
+            for pool, count in self.plan.pools.items():
+                for number in range(1, count + 1):
+                    await self._start_worker(pool, number)
+        except (EmbeddedError, CorpusError) as error:
+            await self._exit.aclose()
+            raise BadInput(str(error)) from None
+        except BaseException:
+            await self._exit.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exit.aclose()
+
+    def _corpus_path(self) -> Path:
+        for spec in self.manifest.providers.values():
+            if isinstance(spec, SearchProvider) and spec.kind == "corpus" and spec.path is not None:
+                return spec.path
+        return self.plan.folder / "corpus.db"
+
+    def _fill_corpus(self) -> None:
+        if self.plan.corpus is not None:
+            if not self.plan.corpus.is_dir():
+                raise BadInput(f"--corpus: {self.plan.corpus} is not a folder")
+            self.corpus.add(read_folder(self.plan.corpus))
+            if self.corpus.count() == 0:
+                raise BadInput(f"--corpus: {self.plan.corpus} has no readable document (.txt .md .rst .html .pdf)")
+        elif self.corpus.count() == 0:
+            self.corpus.add(read_stdlib())
+
+    async def _simulate(self) -> None:
+        folder = self.plan.folder
+        ready, options = folder / "simulators.ready", folder / "simulators.json"
+        ready.unlink(missing_ok=True)
+        options.write_text(json.dumps(providers.options(self.manifest)), encoding="utf-8")
+        command = [sys.executable, "-m", "load.simulators", "--port", "0", "--smtp-port", "0"]
+        command += ["--maildir", str(folder / "Maildir"), "--options", str(options), "--ready-file", str(ready)]
+        await self.supervisor.start(
+            ProcessSpec(name="simulators", argv=command, env=self._base.environment(), log=self._log("simulators"), restart=False)
+        )
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while not ready.exists():
+                await asyncio.sleep(0.05)
+        self.simulators = json.loads(ready.read_text(encoding="utf-8"))
+        target = folder / "fleet.toml"
+        providers.rewrite(
+            self.plan.manifest,
+            self.manifest,
+            target,
+            http=None if self.plan.live_models else self.simulators["http"],
+            mail=None if self.plan.live_mail else (self.simulators["smtp_port"], f"{self.simulators['http']}/_mail"),
+        )
+        self.manifest, self.manifest_path = manifests.load(target), target
+
+    async def _start_worker(self, pool: str, number: int) -> None:
+        name = f"{pool}-{number}"
+        # -m, not the script: a worker is this very code, wherever its entry point is installed
+        argv = [sys.executable, "-m", "fleet.cli.main", "worker", pool]
+        await self.supervisor.start(ProcessSpec(name=name, argv=argv, env=self.environment(), log=self._log(name), restart=True))
+
+    def announce(self) -> None:
+        """Tell other commands in this folder where the servers and the manifest are."""
+        file = self.plan.folder / DEV_FILE
+        told = json.loads(file.read_text(encoding="utf-8"))
+        told |= {"manifest": str(self.manifest_path), "redis": self.endpoints.redis, "temporal": self.endpoints.temporal}
+        file.write_text(json.dumps(told), encoding="utf-8")
+
+    async def workers_ready(self) -> None:
+        """Wait until every worker process has said that it is ready.
+
+        Raises:
+            FleetError: one did not within a minute; the text has its last words.
+        """
+        names = [f"{pool}-{n}" for pool, count in self.plan.pools.items() for n in range(1, count + 1)]
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                for name in names:
+                    while '"event": "ready"' not in self._said(name):
+                        await asyncio.sleep(0.1)
+        except TimeoutError:
+            last = self._said(name).strip().splitlines()[-1:] or ["nothing"]
+            raise FleetError(f"worker {name} is not ready after {READY_TIMEOUT_S:g} s; it said: {last[0][:300]}") from None
+
+    def _log(self, name: str) -> Path:
+        return self.plan.folder / "logs" / f"{name}.log"
+
+    def _said(self, name: str) -> str:
+        try:
+            return self._log(name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+
+def discard(folder: Path) -> None:
+    """Remove a temporary folder."""
+    shutil.rmtree(folder, ignore_errors=True)

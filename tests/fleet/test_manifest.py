@@ -1,0 +1,123 @@
+"""The manifest: what it accepts, and how it refuses."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fleet import agents, manifest
+from fleet.errors import BadInput
+
+GOOD = """
+[providers.openai]
+kind = "openai"
+api_key = "env:OPENAI_API_KEY"
+[providers.search]
+kind = "corpus"
+[providers.email]
+kind = "smtp"
+host = "relay"
+sender = "a@b.c"
+[quotas."openai/m"]
+requests = "600/m"
+tokens = { rate = "90k/m", burst = "15k" }
+[pools.agents]
+[pools.llm]
+[pools.search]
+[pools.email]
+[agents.one]
+model = "openai/m"
+instructions = "work"
+tools = ["search", "send_email"]
+budget = { deadline = "90s" }
+"""
+
+
+def _write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fleet.toml"
+    path.write_text(text)
+    return path
+
+
+def _problems(tmp_path: Path, text: str) -> list[str]:
+    found, problems = manifest.examine(_write(tmp_path, text))
+    assert (found is None) == bool(problems)
+    return problems
+
+
+def test_the_shipped_manifest_has_no_problem():
+    assert manifest.examine(Path(__file__).parents[2] / "deploy" / "fleet.toml")[1] == []
+
+
+def test_rates_and_durations_are_read_in_their_units(tmp_path):
+    found = manifest.load(_write(tmp_path, GOOD))
+    limits = found.quotas["openai/m"].limits()
+    assert limits["requests"] == manifest.Rate(units=600, per=timedelta(minutes=1))
+    assert limits["tokens"] == manifest.Rate(units=90_000, per=timedelta(minutes=1), burst=15_000)
+    assert found.agents["one"].budget.deadline == timedelta(seconds=90)
+
+
+def test_a_definition_carries_everything_a_run_needs(tmp_path):
+    definition = agents.definition(manifest.load(_write(tmp_path, GOOD)), "one")
+    assert definition.budget.deadline_s == 90
+    assert [(t.spec.name, t.activity, t.task_queue, t.effect) for t in definition.tools] == [
+        ("search", "search.query", "search", False),
+        ("send_email", "email.send", "email", True),
+    ]
+
+
+def test_a_pool_may_serve_another_task_queue(tmp_path):
+    text = GOOD.replace("[pools.search]", '[pools.search]\ntask_queue = "search-eu"')
+    definition = agents.definition(manifest.load(_write(tmp_path, text)), "one")
+    assert definition.tools[0].task_queue == "search-eu"
+
+
+def test_an_unknown_agent_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(BadInput, match="unknown agent 'two'; the manifest has: one"):
+        agents.definition(manifest.load(_write(tmp_path, GOOD)), "two")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('requests = "600/m"', 'requests = "600"', """quotas."openai/m".requests: '600' is not a rate"""),
+        ('requests = "600/m"', 'requests = "0/m"', """quotas."openai/m".requests: '0/m': a rate must be greater"""),
+        ('requests = "600/m"', 'reqests = "600/m"', 'quotas."openai/m".reqests: unknown key'),
+        ('burst = "15k"', "burst = -1", 'quotas."openai/m".tokens.burst: '),
+        ('burst = "15k"', "burst = nan", 'quotas."openai/m".tokens.burst: '),
+        ('burst = "15k"', "burst = inf", 'quotas."openai/m".tokens.burst: '),
+        ('deadline = "90s"', 'deadline = "soon"', "agents.one.budget.deadline: 'soon' is not a duration"),
+        ('model = "openai/m"', 'model = "m"', "agents.one.model: 'm' is not of the form provider/model"),
+        ('model = "openai/m"', 'model = "other/m"', "agents.one.model: there is no [providers.other]"),
+        ('"search", "send_email"', '"serch"', "agents.one.tools: unknown tool 'serch'; there are: search, fetch"),
+        ("[pools.email]", "", "agents.one.tools: send_email needs [pools.email]"),
+        ("[pools.llm]", "", "agents.one: needs [pools.llm]"),
+        ("[pools.agents]", "", "pools.agents: is required"),
+        ("[pools.llm]", "[pools.llm]\nslots = 0", "pools.llm.slots: "),
+        ("[pools.llm]", "[pools.lm]", "pools.lm: no such pool"),
+        ('kind = "corpus"', 'kind = "google"', "providers.search: 'google' is not one of"),
+        ('kind = "smtp"', 'kind = "corpus"', "pools.email.provider: providers.email is of kind 'corpus'"),
+        ('[quotas."openai/m"]', '[quotas."nobody/m"]', 'quotas."nobody/m": there is no [providers.nobody]'),
+    ],
+)
+def test_every_mistake_is_refused_with_its_path(tmp_path, old, new, problem):
+    assert old in GOOD
+    assert any(problem in p for p in _problems(tmp_path, GOOD.replace(old, new))), _problems(
+        tmp_path, GOOD.replace(old, new)
+    )
+
+
+def test_all_problems_are_told_at_once(tmp_path):
+    text = GOOD.replace('requests = "600/m"', 'requests = "x"').replace('"search", "send_email"', '"serch"')
+    problems = _problems(tmp_path, text.replace("[pools.llm]", "[pools.llm]\nslot = 3"))
+    assert len(problems) == 3
+
+
+def test_a_key_written_into_the_manifest_is_never_shown(tmp_path):
+    problems = _problems(tmp_path, GOOD.replace("env:OPENAI_API_KEY", "sk-verysecret"))
+    assert any("providers.openai.api_key: must say where the secret is" in p for p in problems)
+    assert not any("verysecret" in p for p in problems)
+
+
+def test_a_file_that_is_not_there_or_not_toml_is_one_line(tmp_path):
+    assert "cannot be read" in manifest.examine(tmp_path / "none.toml")[1][0]
+    assert "is not TOML" in _problems(tmp_path, "[[")[0]

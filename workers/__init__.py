@@ -1,0 +1,1 @@
+"""The hands: processes that do things to the world."""

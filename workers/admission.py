@@ -1,0 +1,148 @@
+"""Inside an activity: the exact cost is booked, a short wait is slept in the slot, a longer one gives the slot back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio import activity
+
+from fleet.contracts.llm import QuotaUse
+from fleet.contracts.names import FailureType, place_key
+from ratelimit.errors import CostTooLarge, Denied, StoreLost
+from ratelimit.limiter import Limiter, Permit
+from workers import failures
+from workers.heartbeat import Progress, beating
+from workers.providers import errors
+from workers.telemetry import METRICS
+
+UNHINTED_COOLDOWN = timedelta(seconds=5)
+"""Cooldown after a 429 or an overload for which the provider gave no `Retry-After`."""
+
+STORE_RETRY = timedelta(seconds=3)
+"""How soon a call comes back while Redis is unreachable."""
+
+
+@dataclass(slots=True)
+class Admitted:
+    """A call that may be made now."""
+
+    scope: str | None
+    permit: Permit | None
+    actual: Mapping[str, float] | None = None
+    """Set by the caller once the provider has told the usage: what the call really cost."""
+
+    def use(self) -> QuotaUse | None:
+        """What the call costs and how long it stood in line; None without a quota."""
+        if self.scope is None or self.permit is None:
+            return None
+        cost = dict(self.actual or self.permit.cost)
+        return QuotaUse(scope=self.scope, waited_s=self.permit.waited.total_seconds(), cost=cost)
+
+
+class Admission:
+    """The way from an activity to a provider. One for each pool of a process."""
+
+    def __init__(self, limiter: Limiter, limits: Mapping[str, frozenset[str]], max_inline_wait: timedelta) -> None:
+        """Args:
+        limiter: shared by all pools of the process.
+        limits: names of the limits of each scope that has a quota; other scopes are not limited.
+        max_inline_wait: longest wait inside a slot.
+        """
+        self._limiter = limiter
+        self._limits = limits
+        self._max_inline_wait = max_inline_wait
+
+    @asynccontextmanager
+    async def admitted(self, scope: str, cost: Mapping[str, float], *, max_failures: int) -> AsyncIterator[Admitted]:
+        """Heartbeat, wait for a permit, let the block make its call, settle it.
+
+        A `ProviderError` that leaves the block becomes the failure that Temporal understands; a 429 or an overload closes
+        the scope for the whole fleet first.
+
+        Raises:
+            ApplicationError: a wait, a failure or a final failure, by the table in `workers/failures.py`.
+        """
+        async with beating() as progress:
+            limits = self._limits.get(scope)
+            if limits is None:
+                admitted = Admitted(None, None)
+            else:
+                charged = {name: units for name, units in cost.items() if name in limits}
+                admitted = Admitted(scope, await self._permit(scope, charged))
+            try:
+                yield admitted
+            except errors.ProviderError as error:
+                raise await self._failed(error, admitted, progress, max_failures) from None
+            if admitted.permit is not None and admitted.actual is not None and limits is not None:
+                await self._settle(admitted.permit, {k: v for k, v in admitted.actual.items() if k in limits})
+
+    async def _permit(self, scope: str, cost: Mapping[str, float]) -> Permit:
+        info = activity.info()
+        waiting = asyncio.create_task(
+            self._limiter.acquire(
+                scope,
+                cost,
+                max_wait=self._max_inline_wait,
+                key=place_key(info.workflow_id or "", info.activity_id),
+                asker=str(info.attempt),
+                hold=True,
+            )
+        )
+        draining = asyncio.create_task(activity.wait_for_worker_shutdown())
+        try:
+            await asyncio.wait({waiting, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise failures.wait(
+                    FailureType.SHUTTING_DOWN, "the worker drains; the call starts elsewhere", timedelta(seconds=0.1)
+                )
+            return waiting.result()
+        except Denied as denied:
+            METRICS.deferrals.labels(scope).inc()
+            raise failures.wait(
+                FailureType.QUOTA_WAIT,
+                f"waits for {scope} {denied.limit}: its place comes in {denied.retry_after.total_seconds():.1f} s",
+                self._come_back(denied.retry_after),
+            ) from None
+        except StoreLost as lost:
+            raise failures.wait(FailureType.STORE_LOST, f"waits for the limiter's store: {lost}", STORE_RETRY) from None
+        except CostTooLarge as large:
+            raise failures.final(FailureType.BAD_REQUEST, str(large)) from None
+        finally:
+            for task in (waiting, draining):
+                task.cancel()
+            await asyncio.gather(waiting, draining, return_exceptions=True)
+
+    def _come_back(self, retry_after: timedelta) -> timedelta:
+        # a little early: the rest is waited in the slot, so that the call starts on its due time and not after it
+        return max(timedelta(milliseconds=50), retry_after - self._max_inline_wait / 2)
+
+    async def _failed(
+        self, error: errors.ProviderError, admitted: Admitted, progress: Progress, max_failures: int
+    ) -> Exception:
+        cooled = False
+        if isinstance(error, errors.RateLimited | errors.Overloaded):
+            METRICS.provider_rejections.labels(admitted.scope or "", type(error).__name__).inc()
+            if admitted.scope is not None:
+                cooled = await self._cool_down(admitted.scope, error, admitted.permit)
+        elif isinstance(error, errors.Unavailable):
+            progress.failed()
+            METRICS.provider_failures.labels(admitted.scope or "").inc()
+        return failures.failure(error, failures=progress.failures, max_failures=max_failures, cooled=cooled)
+
+    async def _cool_down(self, scope: str, error: errors.ProviderError, permit: Permit | None) -> bool:
+        hint = error.retry_after_s
+        duration = UNHINTED_COOLDOWN if hint is None else timedelta(seconds=hint)
+        try:
+            await self._limiter.cool_down(scope, retry_after=duration, permit=permit)
+        except StoreLost:
+            return False
+        return True
+
+    async def _settle(self, permit: Permit, actual: Mapping[str, float]) -> None:
+        try:
+            await self._limiter.settle(permit, actual)
+        except StoreLost:
+            # the estimate stands, which is safe; the call itself has succeeded and must not be repeated
+            METRICS.settles_lost.labels(permit.scope).inc()

@@ -1,0 +1,238 @@
+"""The composition root: settings and manifest become clients, the limiter and running pools."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+
+import httpx2
+import structlog
+from temporalio.client import Client
+
+from fleet.client import connect
+from fleet.errors import BadInput, FleetError, Unreachable
+from fleet.manifest import AGENTS_POOL, LLM_POOL, MailProvider, Manifest, ModelProvider, SearchProvider
+from fleet.settings import Settings
+from fleet.workflows.agent import AgentWorkflow
+from ratelimit.errors import StoreLost
+from ratelimit.limiter import Limiter
+from ratelimit.quota import Limit, Quota
+from ratelimit.store import RedisStore
+from workers import health
+from workers.admission import Admission
+from workers.effects.ledger import Ledger, LedgerLost
+from workers.pool import Pool, worker
+from workers.providers.chat import ChatProvider
+from workers.providers.search import SearchProvider as SearchClient
+from workers.providers.smtp import Relay
+from workers.telemetry import METRICS
+
+log = structlog.get_logger("fleet.worker")
+
+
+def quotas(manifest: Manifest) -> dict[str, Quota]:
+    """The manifest's quotas in the limiter's words."""
+    return {
+        scope: Quota(
+            scope=scope,
+            limits={
+                name: Limit(capacity=rate.units, period=rate.per, burst=rate.burst)
+                for name, rate in spec.limits().items()
+            },
+            headroom=spec.headroom,
+        )
+        for scope, spec in manifest.quotas.items()
+    }
+
+
+@asynccontextmanager
+async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limiter]:
+    """The limiter over the store of the settings.
+
+    Raises:
+        Unreachable: Redis does not answer.
+    """
+    store = RedisStore.from_url(settings.redis())
+    try:
+        async with Limiter(store, quotas(manifest), observer=METRICS.observe) as found:
+            for scope in manifest.quotas:
+                await found.clock(scope)
+                break
+            else:
+                await store.ping()
+            yield found
+    except StoreLost as lost:
+        raise Unreachable(f"{lost}; start one with `fleet dev` or set FLEET_REDIS_URL") from None
+    finally:
+        await store.aclose()
+
+
+def chat_provider(settings: Settings, name: str, spec: ModelProvider) -> ChatProvider:
+    """The client of one model provider.
+
+    Raises:
+        BadInput: its key is not set.
+    """
+    key = settings.secret(spec.api_key)
+    if key is None:
+        raise BadInput(f"providers.{name}: no API key: set {spec.api_key.partition(':')[2]} ({spec.api_key})")
+    # each SDK takes a second and more to import: only those that are used are
+    if spec.kind == "openai":
+        from workers.providers.openai import OpenAIChat
+
+        return OpenAIChat(name=name, api_key=key, base_url=spec.base_url, timeout_s=spec.timeout.total_seconds())
+    from workers.providers.anthropic import AnthropicChat
+
+    return AnthropicChat(name=name, api_key=key, base_url=spec.base_url, timeout_s=spec.timeout.total_seconds())
+
+
+def search_provider(settings: Settings, name: str, spec: SearchProvider, http: httpx2.AsyncClient) -> SearchClient:
+    """The client of one search provider."""
+    from workers.corpus.index import Corpus
+    from workers.providers import search
+
+    if spec.kind == "corpus":
+        return search.CorpusSearch(Corpus(spec.path or settings.state_dir / "corpus.db"))
+    if spec.base_url is None:
+        raise BadInput(f"providers.{name}.base_url: is required for kind {spec.kind!r}")
+    if spec.kind == "searxng":
+        return search.SearxngSearch(spec.base_url, http=http, allow_private=spec.allow_private)
+    key = settings.secret(spec.api_key) if spec.api_key else None
+    if key is None:
+        raise BadInput(f"providers.{name}.api_key: is required for kind {spec.kind!r}, and must be set")
+    kind = search.BraveSearch if spec.kind == "brave" else search.TavilySearch
+    return kind(spec.base_url, key, http=http, allow_private=spec.allow_private)
+
+
+def relay(settings: Settings, spec: MailProvider) -> Relay:
+    """The client of the mail relay."""
+    return Relay(
+        host=spec.host,
+        port=spec.port,
+        tls=spec.tls,
+        sender=spec.sender,
+        username=spec.username,
+        password=settings.secret(spec.password) if spec.password else None,
+        lookup_url=spec.lookup_url,
+        timeout_s=spec.timeout.total_seconds(),
+    )
+
+
+def _scope_of(manifest: Manifest, provider: str) -> str:
+    # the pool's provider counts all its calls in one scope: the first quota that bears its name
+    return next((s for s in manifest.quotas if s.partition("/")[0] == provider), provider)
+
+
+def _used_models(manifest: Manifest) -> set[str]:
+    return {agent.model.partition("/")[0] for agent in manifest.agents.values()}
+
+
+async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, name: str, shared: Limiter) -> Pool:
+    spec = manifest.pools[name]
+    queue = manifest.task_queue(name)
+    if name == AGENTS_POOL:
+        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, workflows=[AgentWorkflow])
+    limits = {scope: frozenset(quota.limits()) for scope, quota in manifest.quotas.items()}
+    admission = Admission(shared, limits, spec.max_inline_wait)
+    provider_name = spec.provider or name
+    if name == LLM_POOL:
+        from workers.tools.llm import LlmTools
+
+        providers: dict[str, ChatProvider] = {}
+        for used in sorted(_used_models(manifest)):
+            model = manifest.providers[used]
+            assert isinstance(model, ModelProvider)
+            providers[used] = chat_provider(settings, used, model)
+            stack.push_async_callback(providers[used].aclose)
+        llm = LlmTools(admission, providers)
+        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[llm.chat])
+    provider = manifest.providers[provider_name]
+    if isinstance(provider, SearchProvider):
+        from workers.tools.search import SearchTools
+
+        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=30))
+        client = search_provider(settings, provider_name, provider, http)
+        stack.push_async_callback(client.aclose)
+        search = SearchTools(admission, client, _scope_of(manifest, provider_name))
+        activities = [search.query, search.fetch]
+        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=activities)
+    assert isinstance(provider, MailProvider)
+    from workers.tools.mail import MailTools
+
+    ledger = Ledger(settings.database())
+    stack.push_async_callback(ledger.aclose)
+    await ledger.open()
+    mail = MailTools(admission, relay(settings, provider), ledger, _scope_of(manifest, provider_name))
+    return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[mail.send])
+
+
+async def run_pools(settings: Settings, manifest: Manifest, names: Sequence[str]) -> None:
+    """Serve the pools until SIGTERM or SIGINT, then drain: finish or give back, within each pool's `drain`.
+
+    Raises:
+        BadInput: an unknown pool, a missing key.
+        Unreachable: Temporal, Redis or the ledger's database does not answer at start.
+    """
+    unknown = [n for n in names if n not in manifest.pools]
+    if unknown:
+        raise BadInput(f"unknown pool {unknown[0]!r}; the manifest has: {', '.join(manifest.pools)}")
+    stopping = asyncio.Event()
+    fatal: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+
+    def failed(error: BaseException) -> None:
+        fatal.append(error)
+        stopping.set()
+
+    try:
+        async with AsyncExitStack() as stack:
+            client = await connect(settings)
+            shared = await stack.enter_async_context(limiter(settings, manifest))
+            pools = [await _build(stack, settings, manifest, name, shared) for name in names]
+            running = [await stack.enter_async_context(worker(client, pool, on_fatal=failed)) for pool in pools]
+            checks: dict[str, health.Check] = {
+                "temporal": lambda: _temporal_answers(client),
+                "redis": lambda: _redis_answers(shared, manifest),
+                "draining": lambda: _not_draining(stopping),
+            }
+            port = await stack.enter_async_context(
+                health.serve(settings.health_host, settings.health_port, checks, METRICS.registry)
+            )
+            log.info("ready", pools=[p.name for p in pools], health=f"http://{settings.health_host}:{port}")
+            await stopping.wait()
+            log.info("draining", pools=[p.name for p in pools])
+            await asyncio.gather(*(w.shutdown() for w in running))
+    except LedgerLost as lost:
+        raise Unreachable(f"{lost}; see FLEET_DATABASE_URL") from None
+    if fatal:
+        raise FleetError(f"a worker failed: {fatal[0]}")
+    log.info("stopped", pools=list(names))
+
+
+_PROBE = timedelta(seconds=2)
+
+
+async def _temporal_answers(client: Client) -> str | None:
+    try:
+        if await client.service_client.check_health(timeout=_PROBE):
+            return None
+    except Exception as error:  # noqa: BLE001 - a probe reports whatever it meets
+        return str(error)
+    return "not serving"
+
+
+async def _redis_answers(shared: Limiter, manifest: Manifest) -> str | None:
+    try:
+        for scope in manifest.quotas:
+            await asyncio.wait_for(shared.clock(scope), _PROBE.total_seconds())
+            break
+    except (StoreLost, TimeoutError) as error:
+        return str(error) or "no answer in time"
+    return None
+
+
+async def _not_draining(stopping: asyncio.Event) -> str | None:
+    return "draining" if stopping.is_set() else None

@@ -1,0 +1,1 @@
+"""What was done to the outside world, so that nothing is done twice."""

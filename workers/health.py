@@ -1,0 +1,60 @@
+"""`/live`, `/ready` and `/metrics` of a process."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from fleet.errors import BadInput
+
+Check = Callable[[], Awaitable[str | None]]
+"""Answers None while all is well, else what is not."""
+
+
+@asynccontextmanager
+async def serve(host: str, port: int, checks: dict[str, Check], registry: CollectorRegistry) -> AsyncIterator[int]:
+    """Serve the probes until the block ends; yields the port.
+
+    Raises:
+        BadInput: the port is taken.
+    """
+
+    async def live(_: Request) -> Response:
+        return PlainTextResponse("live\n")
+
+    async def ready(_: Request) -> Response:
+        found = dict(zip(checks, await asyncio.gather(*(check() for check in checks.values())), strict=True))
+        well = all(problem is None for problem in found.values())
+        return JSONResponse(
+            {"ready": well, "checks": {k: v or "ok" for k, v in found.items()}}, status_code=200 if well else 503
+        )
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    app = Starlette(routes=[Route("/live", live), Route("/ready", ready), Route("/metrics", metrics)])
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BadInput(
+            f"health port {host}:{port} cannot be opened ({error.strerror}): choose another with FLEET_HEALTH_PORT"
+        ) from None
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+    serving = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 - serve() takes the signals over
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(serving, 3)
+        listener.close()

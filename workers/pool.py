@@ -1,0 +1,90 @@
+"""One task queue, one Temporal worker."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    Worker,
+)
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from fleet.contracts.names import WAITS
+from workers.telemetry import METRICS
+
+# Our own contracts and pure functions are deterministic: importing them anew for every run would cost 100 ms each.
+_RESTRICTIONS = SandboxRestrictions.default.with_passthrough_modules("fleet")
+
+HEARTBEAT_THROTTLE = timedelta(seconds=2)
+"""Longest delay between a heartbeat and its sending: also how late a cancellation may be heard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """What a pool serves and how."""
+
+    name: str
+    task_queue: str
+    slots: int
+    drain: timedelta
+    activities: Sequence[Callable[..., Any]] = ()
+    workflows: Sequence[type] = ()
+
+
+def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], Any]) -> Worker:
+    """The Temporal worker of the pool, not yet running."""
+
+    async def fatal(error: BaseException) -> None:
+        on_fatal(error)
+
+    return Worker(
+        client,
+        task_queue=pool.task_queue,
+        activities=pool.activities,
+        workflows=pool.workflows,
+        workflow_runner=SandboxedWorkflowRunner(restrictions=_RESTRICTIONS),
+        max_concurrent_activities=pool.slots if pool.activities else None,
+        max_concurrent_activity_task_polls=min(pool.slots, 8) if pool.activities else 1,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=pool.drain,
+        interceptors=[_Counting(pool.name)],
+        on_fatal_error=fatal,
+    )
+
+
+class _Counting(Interceptor):
+    """Counts the attempts of a pool by how they end."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        return _CountingActivity(next, self._pool)
+
+
+class _CountingActivity(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, pool: str) -> None:  # noqa: A002
+        super().__init__(next)
+        self._pool = pool
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        name = getattr(input.fn, "__name__", "activity")
+        outcome = "failed"
+        METRICS.running.labels(self._pool).inc()
+        try:
+            result = await super().execute_activity(input)
+            outcome = "completed"
+            return result
+        except ApplicationError as error:
+            outcome = "waited" if error.type in WAITS else "failed"
+            raise
+        finally:
+            METRICS.running.labels(self._pool).dec()
+            METRICS.tasks.labels(self._pool, name, outcome).inc()

@@ -1,0 +1,140 @@
+"""Anthropic and everything that speaks its messages API."""
+
+import json
+import math
+from time import monotonic
+from typing import Any
+
+import anthropic
+
+from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
+from workers.providers import errors
+
+_FINISH = {"end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "max_tokens": "length"}
+
+
+class AnthropicChat:
+    """Messages. `max_retries=0`: the limiter and Temporal own waiting and retries."""
+
+    def __init__(self, *, name: str, api_key: str, base_url: str | None, timeout_s: float) -> None:
+        self._name = name
+        self._client = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
+
+    def cost(self, request: ChatRequest) -> dict[str, float]:
+        """Input at arrival, output as generated; `max_tokens` itself is not charged, but it bounds the output.
+
+        Source: Anthropic's "Rate limits". The estimate is settled by what was really generated.
+        """
+        estimate = math.ceil(len(json.dumps(_payload(request))) / 4)
+        output = float(request.max_output_tokens)
+        return {"requests": 1.0, "tokens": estimate + output, "input_tokens": float(estimate), "output_tokens": output}
+
+    def actual(self, request: ChatRequest, result: ChatResult) -> dict[str, float]:
+        """Reads from the cache do not count towards input tokens."""
+        used = result.usage
+        fresh = float(used.input_tokens - used.cached_tokens)
+        return {
+            "requests": 1.0,
+            "tokens": fresh + used.output_tokens,
+            "input_tokens": fresh,
+            "output_tokens": float(used.output_tokens),
+        }
+
+    async def chat(self, request: ChatRequest, *, model: str, request_id: str) -> ChatResult:
+        """One call of `/v1/messages`."""
+        began = monotonic()
+        try:
+            raw = await self._client.messages.with_raw_response.create(
+                model=model,
+                max_tokens=request.max_output_tokens,
+                extra_headers={"X-Client-Request-Id": request_id},
+                **_payload(request),
+            )
+            answer = await _parsed(raw)
+        except anthropic.APIStatusError as error:
+            raise _translate(self._name, error) from None
+        except anthropic.APIConnectionError as error:
+            raise errors.Unavailable(f"{self._name}: {error.message}") from None
+        used = answer.usage
+        cached = used.cache_read_input_tokens or 0
+        return ChatResult(
+            message=Message(
+                role=Role.ASSISTANT,
+                content="".join(b.text for b in answer.content if b.type == "text"),
+                tool_calls=[
+                    ToolCall(id=b.id, name=b.name, arguments=dict(b.input))
+                    for b in answer.content
+                    if b.type == "tool_use"
+                ],
+            ),
+            usage=Usage(
+                input_tokens=used.input_tokens + cached + (used.cache_creation_input_tokens or 0),
+                cached_tokens=cached,
+                output_tokens=used.output_tokens,
+            ),
+            finish_reason=_FINISH.get(answer.stop_reason or "", answer.stop_reason or ""),
+            model=answer.model,
+            request_id=raw.headers.get("request-id", ""),
+            duration_s=monotonic() - began,
+        )
+
+    async def check(self) -> None:
+        """List the models."""
+        try:
+            await self._client.models.list()
+        except anthropic.APIStatusError as error:
+            raise _translate(self._name, error) from None
+        except anthropic.APIConnectionError as error:
+            raise errors.Unavailable(f"{self._name}: {error.message}") from None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+async def _parsed(raw: Any) -> Any:
+    answer = raw.parse()
+    return await answer if hasattr(answer, "__await__") else answer
+
+
+def _payload(request: ChatRequest) -> dict[str, Any]:
+    system = "\n\n".join(m.content for m in request.messages if m.role is Role.SYSTEM)
+    payload: dict[str, Any] = {"messages": _turns(request.messages)}
+    if system:
+        payload["system"] = system
+    if request.tools:
+        payload["tools"] = [
+            {"name": t.name, "description": t.description, "input_schema": t.parameters} for t in request.tools
+        ]
+    return payload
+
+
+def _turns(messages: list[Message]) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        if message.role is Role.SYSTEM:
+            continue
+        if message.role is Role.TOOL:
+            block = {"type": "tool_result", "tool_use_id": message.tool_call_id, "content": message.content}
+            # results of one turn's calls travel in one user message
+            if turns and turns[-1]["role"] == "user" and isinstance(turns[-1]["content"], list):
+                turns[-1]["content"].append(block)
+            else:
+                turns.append({"role": "user", "content": [block]})
+        elif message.role is Role.ASSISTANT:
+            said = [{"type": "text", "text": message.content}] if message.content else []
+            asked = [{"type": "tool_use", "id": c.id, "name": c.name, "input": c.arguments} for c in message.tool_calls]
+            turns.append({"role": "assistant", "content": said + asked})
+        else:
+            turns.append({"role": "user", "content": message.content})
+    return turns
+
+
+def _translate(name: str, error: anthropic.APIStatusError) -> errors.ProviderError:
+    if error.status_code == 401:
+        return errors.Refused(f"{name}: the API key was refused (401)")
+    message = f"{name}: {error.message}"
+    code = getattr(error, "error_code", None) or ""
+    if "spend" in str(code):
+        return errors.Exhausted(message)
+    return errors.from_status(error.status_code, message, error.response.headers)

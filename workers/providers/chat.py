@@ -1,0 +1,38 @@
+"""What every model provider can do, whoever it is."""
+
+from typing import Protocol
+
+from fleet.contracts.llm import ChatRequest, ChatResult
+
+
+class ChatProvider(Protocol):
+    """A client of one provider, shared by all calls of the process."""
+
+    def cost(self, request: ChatRequest) -> dict[str, float]:
+        """What the call will be charged, per limit name, as this provider counts; before it is made."""
+        ...
+
+    def actual(self, request: ChatRequest, result: ChatResult) -> dict[str, float]:
+        """What the call was charged, now that its usage is known."""
+        ...
+
+    async def chat(self, request: ChatRequest, *, model: str, request_id: str) -> ChatResult:
+        """Make the call, once.
+
+        Args:
+            request: what to say.
+            model: the model's name without the provider.
+            request_id: our id of this attempt, sent along for the provider's log.
+
+        Raises:
+            ProviderError: anything but an answer.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Make the cheapest call that proves reachability and key. Raises as `chat` does."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...

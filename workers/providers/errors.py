@@ -1,0 +1,78 @@
+"""What a provider may answer instead of a result.
+
+ProviderError
+├── RateLimited       429: over the quota; `retry_after` if the provider said so
+├── Overloaded        503, 529: not our quota; `retry_after` if the provider said so
+├── Unavailable       500s, time-outs, broken connections and streams: may work later
+├── Refused           401, 403: the key or the permission is wrong
+├── Exhausted         out of money, or beyond a spend limit
+└── BadRequest        the request itself is not accepted
+"""
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from time import time
+
+
+class ProviderError(Exception):
+    """Root. The text is one line without secrets, and names the provider."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(" ".join(message.split()))
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(ProviderError):
+    """429: over the quota."""
+
+
+class Overloaded(ProviderError):
+    """503 or 529: the provider has too much to do."""
+
+
+class Unavailable(ProviderError):
+    """It failed, and may work later."""
+
+
+class Refused(ProviderError):
+    """The key or the permission is wrong."""
+
+
+class Exhausted(ProviderError):
+    """Out of money, or beyond a spend limit: waiting does not help."""
+
+
+class BadRequest(ProviderError):
+    """The request is not accepted as it stands."""
+
+
+def from_status(status: int, message: str, headers: Mapping[str, str]) -> ProviderError:
+    """The error for an HTTP status that is not a success."""
+    wait = retry_after(headers)
+    if status == 429:
+        return RateLimited(message, retry_after_s=wait)
+    if status in (503, 529):
+        return Overloaded(message, retry_after_s=wait)
+    if status in (401, 403):
+        return Refused(message)
+    if status == 402:
+        return Exhausted(message)
+    if status >= 500 or status in (408, 409):
+        return Unavailable(message, retry_after_s=wait)
+    return BadRequest(message)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait from `retry-after-ms` or `Retry-After` (seconds or an HTTP date, RFC 9110 §10.2.3)."""
+    lower = {k.lower(): v.strip() for k, v in headers.items()}
+    try:
+        if "retry-after-ms" in lower:
+            return max(0.0, float(lower["retry-after-ms"]) / 1000)
+        value = lower.get("retry-after")
+        if value is None:
+            return None
+        if value.replace(".", "", 1).isdigit():
+            return float(value)
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except ValueError:
+        return None

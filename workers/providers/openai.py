@@ -1,0 +1,161 @@
+"""OpenAI and everything that speaks its chat completions API."""
+
+import json
+import math
+from time import monotonic
+from typing import Any
+
+import openai
+
+from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
+from workers.providers import errors
+
+_BILLING = {
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "credit_balance_exhausted",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
+    "organization_usage_limit_exceeded",
+}
+
+
+class OpenAIChat:
+    """Chat completions. `max_retries=0`: the limiter and Temporal own waiting and retries."""
+
+    def __init__(self, *, name: str, api_key: str, base_url: str | None, timeout_s: float) -> None:
+        self._name = name
+        self._client = openai.AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
+
+    def cost(self, request: ChatRequest) -> dict[str, float]:
+        """Charged at admission: the higher of `max_tokens` and an estimate from the characters.
+
+        Source: OpenAI's guide "Rate limits".
+        """
+        estimate = math.ceil(_characters(request) / 4)
+        return {
+            "requests": 1.0,
+            "tokens": float(max(request.max_output_tokens, estimate)),
+            "input_tokens": float(estimate),
+            "output_tokens": float(request.max_output_tokens),
+        }
+
+    def actual(self, request: ChatRequest, result: ChatResult) -> dict[str, float]:
+        """As charged at admission, with the prompt as counted. Cached tokens count (guide "Prompt caching")."""
+        return {
+            "requests": 1.0,
+            "tokens": float(max(request.max_output_tokens, result.usage.input_tokens)),
+            "input_tokens": float(result.usage.input_tokens),
+            "output_tokens": float(result.usage.output_tokens),
+        }
+
+    async def chat(self, request: ChatRequest, *, model: str, request_id: str) -> ChatResult:
+        """One call of `/v1/chat/completions`."""
+        tools: Any = [
+            {
+                "type": "function",
+                "function": {"name": t.name, "description": t.description, "parameters": t.parameters},
+            }
+            for t in request.tools
+        ]
+        messages: Any = [_wire(m) for m in request.messages]
+        began = monotonic()
+        try:
+            raw = await self._client.chat.completions.with_raw_response.create(
+                model=model,
+                messages=messages,
+                tools=tools or openai.omit,
+                max_completion_tokens=request.max_output_tokens,
+                extra_headers={"X-Client-Request-Id": request_id},
+            )
+            answer = raw.parse()
+        except openai.APIStatusError as error:
+            raise _translate(self._name, error) from None
+        except openai.APIConnectionError as error:
+            raise errors.Unavailable(f"{self._name}: {_cause(error)}") from None
+        except openai.APIError as error:
+            raise errors.Unavailable(f"{self._name}: {error.message}") from None
+        if not answer.choices:
+            raise errors.Unavailable(f"{self._name}: the answer has no choices")
+        choice = answer.choices[0]
+        used = answer.usage
+        return ChatResult(
+            message=Message(
+                role=Role.ASSISTANT,
+                content=choice.message.content or "",
+                tool_calls=[
+                    ToolCall(id=c.id, name=c.function.name, arguments=_arguments(c.function.arguments))
+                    for c in choice.message.tool_calls or []
+                    if c.type == "function"
+                ],
+            ),
+            usage=Usage(
+                input_tokens=used.prompt_tokens if used else 0,
+                cached_tokens=(used.prompt_tokens_details.cached_tokens or 0)
+                if used and used.prompt_tokens_details
+                else 0,
+                output_tokens=used.completion_tokens if used else 0,
+            ),
+            finish_reason=choice.finish_reason or "",
+            model=answer.model,
+            request_id=raw.headers.get("x-request-id", ""),
+            duration_s=monotonic() - began,
+        )
+
+    async def check(self) -> None:
+        """List the models."""
+        try:
+            await self._client.models.list()
+        except openai.APIStatusError as error:
+            raise _translate(self._name, error) from None
+        except openai.APIConnectionError as error:
+            raise errors.Unavailable(f"{self._name}: {_cause(error)}") from None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def _characters(request: ChatRequest) -> int:
+    said = sum(
+        len(m.content) + sum(len(c.name) + len(json.dumps(c.arguments)) for c in m.tool_calls)
+        for m in request.messages
+    )
+    offered = sum(len(t.name) + len(t.description) + len(json.dumps(t.parameters)) for t in request.tools)
+    return said + offered
+
+
+def _wire(message: Message) -> dict[str, Any]:
+    wire: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.tool_calls:
+        wire["tool_calls"] = [
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": json.dumps(c.arguments)}}
+            for c in message.tool_calls
+        ]
+    if message.role is Role.TOOL:
+        wire["tool_call_id"] = message.tool_call_id
+    return wire
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    # a model may write broken JSON; the plan then answers that arguments are missing
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _translate(name: str, error: openai.APIStatusError) -> errors.ProviderError:
+    if error.status_code == 401:
+        # the provider's text repeats part of the key
+        return errors.Refused(f"{name}: the API key was refused (401)")
+    message = f"{name}: {error.message}"
+    if error.code in _BILLING or error.type == "insufficient_quota":
+        return errors.Exhausted(message)
+    return errors.from_status(error.status_code, message, error.response.headers)
+
+
+def _cause(error: openai.APIConnectionError) -> str:
+    cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) else ""
+    return f"{error.message}{cause}"

@@ -1,0 +1,70 @@
+"""Search, and read what was found."""
+
+import json
+from time import monotonic
+
+from temporalio import activity
+
+from fleet.contracts.names import FailureType
+from fleet.contracts.tools import SEARCH_FETCH, SEARCH_QUERY, ToolRequest, ToolResult
+from workers import failures
+from workers.admission import Admission
+from workers.corpus.index import CorpusError
+from workers.providers import errors
+from workers.providers.search import SearchError, SearchProvider, SearchRateLimited, SearchRefused, SearchUnavailable
+
+RESULTS = 6
+"""Hits per search."""
+READ_CHARS = 2_400
+"""Characters of one document that are handed to the model."""
+
+
+class SearchTools:
+    """Serves `search.query` and `search.fetch`."""
+
+    def __init__(self, admission: Admission, provider: SearchProvider, scope: str) -> None:
+        self._admission = admission
+        self._provider = provider
+        self._scope = scope
+
+    @activity.defn(name=SEARCH_QUERY.name)
+    async def query(self, request: ToolRequest) -> ToolResult:
+        """Search once."""
+        query = str(request.arguments.get("query", "")).strip()
+        if not query:
+            raise failures.final(FailureType.TOOL_FAILED, "search: the query is empty")
+        began = monotonic()
+        async with self._admission.admitted(self._scope, {"requests": 1.0}, max_failures=request.max_failures) as admitted:
+            try:
+                found = await self._provider.search(query, RESULTS)
+            except (SearchError, CorpusError) as error:
+                raise _translate(error) from None
+        results = [{"id": r.id, "title": r.title, "snippet": r.snippet} for r in found.results]
+        return ToolResult(
+            content=json.dumps({"results": results}), duration_s=monotonic() - began, quota=admitted.use()
+        )
+
+    @activity.defn(name=SEARCH_FETCH.name)
+    async def fetch(self, request: ToolRequest) -> ToolResult:
+        """Read one document."""
+        document_id = str(request.arguments.get("id", "")).strip()
+        began = monotonic()
+        async with self._admission.admitted(self._scope, {"requests": 1.0}, max_failures=request.max_failures) as admitted:
+            try:
+                found = await self._provider.fetch(document_id, READ_CHARS)
+            except (SearchError, CorpusError) as error:
+                raise _translate(error) from None
+        content = {"id": found.id, "title": found.title, "text": found.text, "truncated": found.truncated}
+        return ToolResult(content=json.dumps(content), duration_s=monotonic() - began, quota=admitted.use())
+
+
+def _translate(error: SearchError | CorpusError) -> errors.ProviderError:
+    match error:
+        case SearchRateLimited():
+            return errors.RateLimited(str(error), retry_after_s=error.retry_after)
+        case SearchUnavailable():
+            return errors.Unavailable(str(error), retry_after_s=error.retry_after)
+        case SearchRefused():
+            return errors.Refused(str(error))
+        case _:
+            return errors.BadRequest(str(error))
