@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The task runner. Needs Python 3.11 or newer and nothing else: every task sets up `.venv` first.
 
-    python3 tasks.py demo [--agents N …]    run the main job on an embedded stack
-    python3 tasks.py test [pytest options]  run the default tests
-    python3 tasks.py help                   all tasks
+python3 tasks.py demo [--agents N …]    run the main job on an embedded stack
+python3 tasks.py test [pytest options]  run the default tests
+python3 tasks.py help                   all tasks
 """
 
 import hashlib
@@ -111,10 +111,12 @@ TASKS = {f.__name__: f for f in (setup, demo, fleet, test, trials, lint, lock)} 
 
 
 def say(text: str) -> None:
+    """Tell the person at the terminal."""
     print(f"tasks: {text}", file=sys.stderr, flush=True)
 
 
 def fail(text: str) -> None:
+    """End with one line and exit code 2."""
     say(text)
     raise SystemExit(2)
 
@@ -135,6 +137,7 @@ def newer_python():  # noqa: ANN201 - read by old Pythons too
 
 
 def main() -> None:
+    """Run the task that the command line names."""
     if sys.version_info < LEAST:
         found = newer_python()
         if found is None:

@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from fleet import agents
 from fleet.contracts import names
 from fleet.contracts.runs import Outcome, RunInput, RunResult, RunStatus
-from fleet.errors import BadInput, Unreachable, UnknownRun
+from fleet.errors import BadInput, UnknownRun, Unreachable
 from fleet.manifest import AGENTS_POOL, Manifest
 from fleet.settings import Settings
 
@@ -28,7 +28,7 @@ async def connect(settings: Settings) -> Client:
     """
     try:
         config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
-    except Exception as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise BadInput(f"Temporal's configuration cannot be read: {error}") from None
     if not config.get("target_host"):
         config["target_host"] = settings.dev().get("temporal") or "localhost:7233"

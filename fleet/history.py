@@ -82,7 +82,9 @@ async def _tell(event: HistoryEvent, told: Story, steps: dict[int, Step], conver
     match event.event_type:
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
             told.started_at = at
-            told.run = await _decode(converter, event.workflow_execution_started_event_attributes.input.payloads, RunInput)
+            told.run = await _decode(
+                converter, event.workflow_execution_started_event_attributes.input.payloads, RunInput
+            )
         case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
             told.steps.append(await _scheduled(event, at, len(told.steps) + 1, converter))
             steps[event.event_id] = told.steps[-1]

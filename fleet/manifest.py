@@ -258,27 +258,33 @@ def _shown(error: dict[str, Any]) -> str:
 
 def _references(raw: dict[str, Any]) -> Iterator[str]:
     providers, pools = _table(raw, "providers"), _table(raw, "pools")
-    for pool in pools:
-        if pool not in POOLS:
-            yield f"pools.{pool}: no such pool; there are: {', '.join(POOLS)}"
-    for pool, kinds in (("search", _SEARCH_KINDS), ("email", ("smtp",))):
-        if pool in pools:
-            provider = _table(pools, pool).get("provider", pool)
-            kind = _table(providers, str(provider)).get("kind")
-            if provider not in providers:
-                yield f"pools.{pool}.provider: there is no [providers.{provider}]"
-            elif kind not in kinds:
-                yield f"pools.{pool}.provider: providers.{provider} is of kind {kind!r}, needed is one of {', '.join(kinds)}"
-    if AGENTS_POOL not in pools:
-        yield f"pools.{AGENTS_POOL}: is required: it runs the workflows"
+    yield from _pool_references(providers, pools)
     for scope in _table(raw, "quotas"):
-        if scope.partition("/")[0] not in providers:
-            yield f'quotas."{scope}": there is no [providers.{scope.partition("/")[0]}]'
+        provider = scope.partition("/")[0]
+        if provider not in providers:
+            yield f'quotas."{scope}": there is no [providers.{provider}]'
         elif not any(name in _table(_table(raw, "quotas"), scope) for name in LIMITS):
             yield f'quotas."{scope}": has no limit; set one of {", ".join(LIMITS)}'
     for name, agent in _table(raw, "agents").items():
         if isinstance(agent, dict):
             yield from _agent_references(name, agent, providers, pools)
+
+
+def _pool_references(providers: dict[str, Any], pools: dict[str, Any]) -> Iterator[str]:
+    for pool in pools:
+        if pool not in POOLS:
+            yield f"pools.{pool}: no such pool; there are: {', '.join(POOLS)}"
+    for pool, kinds in (("search", _SEARCH_KINDS), ("email", ("smtp",))):
+        if pool not in pools:
+            continue
+        provider = str(_table(pools, pool).get("provider", pool))
+        kind = _table(providers, provider).get("kind")
+        if provider not in providers:
+            yield f"pools.{pool}.provider: there is no [providers.{provider}]"
+        elif kind not in kinds:
+            yield f"pools.{pool}.provider: providers.{provider} is of kind {kind!r}, not one of {', '.join(kinds)}"
+    if AGENTS_POOL not in pools:
+        yield f"pools.{AGENTS_POOL}: is required: it runs the workflows"
 
 
 _SEARCH_KINDS = ("corpus", "searxng", "brave", "tavily")

@@ -1,7 +1,7 @@
 """Timeouts and retry policies, from an agent's policy. Pure.
 
-Attempts are unlimited: a wait for quota is an attempt to Temporal, and no number of waits may fail a call. What bounds a
-call is `schedule_to_close`; real failures are counted apart (`workers/failures.py`), which also sets every delay.
+Attempts are unlimited: a wait for quota is an attempt to Temporal, and no number of waits may fail a call. What bounds
+a call is `schedule_to_close`; real failures are counted apart (`workers/failures.py`), which also sets every delay.
 """
 
 from dataclasses import dataclass

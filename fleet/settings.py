@@ -87,5 +87,7 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = [f"FLEET_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        problems = [
+            f"FLEET_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}" for e in error.errors()
+        ]
         raise BadInput("; ".join(problems)) from None

@@ -31,7 +31,9 @@ def demo(
     ] = False,
     model: Annotated[str | None, typer.Option(help="With --live: provider/model.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the questions.")] = 1,
-    keep: Annotated[Path | None, typer.Option(help="Work in this folder and keep it. Default: a temporary one.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Work in this folder and keep it. Default: a temporary one.")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until the verdict is given anyway.")] = 600.0,
     manifest: ManifestOption = None,
     json: JsonOption = False,
@@ -57,7 +59,9 @@ def demo(
 def dev(
     pools: PoolsOption = DEFAULT_POOLS,
     corpus: CorpusOption = None,
-    live: Annotated[bool, typer.Option("--live", help="Use the manifest's own providers instead of simulators.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Use the manifest's own providers instead of simulators.")
+    ] = False,
     stack_only: Annotated[bool, typer.Option("--stack-only", help="Temporal and Valkey alone: no workers.")] = False,
     temporal_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 7233,
     ui_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8233,
@@ -71,5 +75,7 @@ def dev(
     ports = (temporal_port, ui_port, redis_port)
     processes = {} if stack_only else job.parse_pools(pools)
     raise typer.Exit(
-        development.run(pools=processes, corpus=corpus, live=live, stack_only=stack_only, ports=ports, manifest=manifest)
+        development.run(
+            pools=processes, corpus=corpus, live=live, stack_only=stack_only, ports=ports, manifest=manifest
+        )
     )

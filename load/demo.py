@@ -17,7 +17,7 @@ import typer
 from fleet import manifest as manifests
 from fleet import settings as environment
 from fleet.cli import context, output
-from fleet.client import FleetClient, connect
+from fleet.client import FleetClient
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.errors import BadInput, FleetError
 from fleet.history import Story, story
@@ -26,7 +26,6 @@ from load import verdict
 from load.local import LocalFleet, Plan, parse_pools
 from load.providers import Ledgers
 from load.watch import Watch
-from ratelimit.limiter import Limiter
 from workers.bootstrap import limiter
 from workers.corpus.index import CorpusError
 from workers.corpus.questions import Question, questions
@@ -37,7 +36,10 @@ AGENT = "researcher"
 DOMAIN = "example.com"
 START_AT_ONCE = 20
 """Runs being started at the same time: the engine takes about 70 a second."""
-_LIVE = (("openai", "OPENAI_API_KEY", "openai/gpt-5-mini"), ("anthropic", "ANTHROPIC_API_KEY", "anthropic/claude-haiku-4-5"))
+_LIVE = (
+    ("openai", "OPENAI_API_KEY", "openai/gpt-5-mini"),
+    ("anthropic", "ANTHROPIC_API_KEY", "anthropic/claude-haiku-4-5"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

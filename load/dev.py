@@ -8,7 +8,6 @@ import typer
 
 from fleet import manifest as manifests
 from fleet import settings as environment
-from fleet.cli import context
 from fleet.errors import BadInput
 from load.local import LocalFleet, Plan
 from workers.embedded import EmbeddedError, Ports
@@ -55,7 +54,7 @@ async def _serve(fleet: LocalFleet) -> int:
         fleet.announce()
         await fleet.workers_ready()
         if fleet.plan.pools:
-            typer.echo("ready: try `fleet run researcher \"What does the module heapq do?\" --wait` in this folder")
+            typer.echo('ready: try `fleet run researcher "What does the module heapq do?" --wait` in this folder')
         waiting = asyncio.create_task(stop.wait())
         watching = asyncio.create_task(fleet.stack.watch())
         try:

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,7 +57,7 @@ class Plan:
     live_mail: bool = False
     """Leave the mail relay as the manifest has it."""
     corpus: Path | None = None
-    ports: Ports = Ports()
+    ports: Ports = field(default_factory=Ports)
 
 
 class LocalFleet:
@@ -150,10 +150,16 @@ class LocalFleet:
         command = [sys.executable, "-m", "load.simulators", "--port", "0", "--smtp-port", "0"]
         command += ["--maildir", str(folder / "Maildir"), "--options", str(options), "--ready-file", str(ready)]
         await self.supervisor.start(
-            ProcessSpec(name="simulators", argv=command, env=self._base.environment(), log=self._log("simulators"), restart=False)
+            ProcessSpec(
+                name="simulators",
+                argv=command,
+                env=self._base.environment(),
+                log=self._log("simulators"),
+                restart=False,
+            )
         )
         async with asyncio.timeout(READY_TIMEOUT_S):
-            while not ready.exists():
+            while not ready.exists():  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(0.05)
         self.simulators = json.loads(ready.read_text(encoding="utf-8"))
         target = folder / "fleet.toml"
@@ -170,13 +176,19 @@ class LocalFleet:
         name = f"{pool}-{number}"
         # -m, not the script: a worker is this very code, wherever its entry point is installed
         argv = [sys.executable, "-m", "fleet.cli.main", "worker", pool]
-        await self.supervisor.start(ProcessSpec(name=name, argv=argv, env=self.environment(), log=self._log(name), restart=True))
+        await self.supervisor.start(
+            ProcessSpec(name=name, argv=argv, env=self.environment(), log=self._log(name), restart=True)
+        )
 
     def announce(self) -> None:
         """Tell other commands in this folder where the servers and the manifest are."""
         file = self.plan.folder / DEV_FILE
         told = json.loads(file.read_text(encoding="utf-8"))
-        told |= {"manifest": str(self.manifest_path), "redis": self.endpoints.redis, "temporal": self.endpoints.temporal}
+        told |= {
+            "manifest": str(self.manifest_path),
+            "redis": self.endpoints.redis,
+            "temporal": self.endpoints.temporal,
+        }
         file.write_text(json.dumps(told), encoding="utf-8")
 
     async def workers_ready(self) -> None:
@@ -189,11 +201,13 @@ class LocalFleet:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 for name in names:
-                    while '"event": "ready"' not in self._said(name):
+                    while '"event": "ready"' not in self._said(name):  # noqa: ASYNC110 - another process writes it
                         await asyncio.sleep(0.1)
         except TimeoutError:
             last = self._said(name).strip().splitlines()[-1:] or ["nothing"]
-            raise FleetError(f"worker {name} is not ready after {READY_TIMEOUT_S:g} s; it said: {last[0][:300]}") from None
+            raise FleetError(
+                f"worker {name} is not ready after {READY_TIMEOUT_S:g} s; it said: {last[0][:300]}"
+            ) from None
 
     def _log(self, name: str) -> Path:
         return self.plan.folder / "logs" / f"{name}.log"

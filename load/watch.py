@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from time import time
 from typing import Any
@@ -55,10 +56,8 @@ class Watch:
     async def follow(self) -> None:
         """Look until cancelled. A look that fails is skipped: the servers may be restarting."""
         while True:
-            try:
+            with suppress(RateLimitError, httpx2.HTTPError):
                 await self._look()
-            except (RateLimitError, httpx2.HTTPError):
-                pass
             await asyncio.sleep(EVERY_S)
 
     def close(self) -> None:
@@ -79,7 +78,9 @@ class Watch:
             used = ", ".join(f"{n} {min(1.0, 1 - x.level / x.burst):.0%}" for n, x in seen.limits.items())
             rows.append((scope, used, f"{wait:.1f}s", str(counted.get("ok", 0)), str(counted.get("429", 0))))
         done = sum(r.outcome is Outcome.COMPLETED for r in self._ended)
-        head = f"agents {done}/{self._total} done, {len(self._ended) - done} failed · e-mails {mail.get('delivered', 0)}"
+        head = (
+            f"agents {done}/{self._total} done, {len(self._ended) - done} failed · e-mails {mail.get('delivered', 0)}"
+        )
         if self._live:
             self._live.update(_table(head, rows), refresh=True)
         elif self._lines and time() - self._said_at >= LINE_EVERY_S:

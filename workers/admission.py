@@ -58,8 +58,8 @@ class Admission:
     async def admitted(self, scope: str, cost: Mapping[str, float], *, max_failures: int) -> AsyncIterator[Admitted]:
         """Heartbeat, wait for a permit, let the block make its call, settle it.
 
-        A `ProviderError` that leaves the block becomes the failure that Temporal understands; a 429 or an overload closes
-        the scope for the whole fleet first.
+        A `ProviderError` that leaves the block becomes the failure that Temporal understands; a 429 or an overload
+        closes the scope for the whole fleet first.
 
         Raises:
             ApplicationError: a wait, a failure or a final failure, by the table in `workers/failures.py`.

@@ -97,12 +97,12 @@ def search_provider(settings: Settings, name: str, spec: SearchProvider, http: h
     if spec.base_url is None:
         raise BadInput(f"providers.{name}.base_url: is required for kind {spec.kind!r}")
     if spec.kind == "searxng":
-        return search.SearxngSearch(spec.base_url, http=http, allow_private=spec.allow_private)
+        return search.SearxngSearch(spec.base_url, http, allow_private=spec.allow_private)
     key = settings.secret(spec.api_key) if spec.api_key else None
     if key is None:
         raise BadInput(f"providers.{name}.api_key: is required for kind {spec.kind!r}, and must be set")
     kind = search.BraveSearch if spec.kind == "brave" else search.TavilySearch
-    return kind(spec.base_url, key, http=http, allow_private=spec.allow_private)
+    return kind(spec.base_url, key, http, allow_private=spec.allow_private)
 
 
 def relay(settings: Settings, spec: MailProvider) -> Relay:

@@ -26,9 +26,7 @@ def final(kind: FailureType, message: str) -> ApplicationError:
     return ApplicationError(message, type=kind, non_retryable=True)
 
 
-def failure(
-    error: errors.ProviderError, *, failures: int, max_failures: int, cooled: bool = False
-) -> ApplicationError:
+def failure(error: errors.ProviderError, *, failures: int, max_failures: int, cooled: bool = False) -> ApplicationError:
     """What a provider's error means for the activity.
 
     Args:

@@ -19,7 +19,7 @@ from fleet.contracts.names import WAITS
 from workers.telemetry import METRICS
 
 # Our own contracts and pure functions are deterministic: importing them anew for every run would cost 100 ms each.
-_RESTRICTIONS = SandboxRestrictions.default.with_passthrough_modules("fleet")
+SANDBOX = SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("fleet"))
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """Longest delay between a heartbeat and its sending: also how late a cancellation may be heard."""
@@ -48,7 +48,7 @@ def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], An
         task_queue=pool.task_queue,
         activities=pool.activities,
         workflows=pool.workflows,
-        workflow_runner=SandboxedWorkflowRunner(restrictions=_RESTRICTIONS),
+        workflow_runner=SANDBOX,
         max_concurrent_activities=pool.slots if pool.activities else None,
         max_concurrent_activity_task_polls=min(pool.slots, 8) if pool.activities else 1,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,

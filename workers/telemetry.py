@@ -17,11 +17,17 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.tasks = Counter(
-            "fleet_activity_tasks", "Attempts that ended, by outcome.", ["pool", "activity", "outcome"], registry=self.registry
+            "fleet_activity_tasks",
+            "Attempts that ended, by outcome.",
+            ["pool", "activity", "outcome"],
+            registry=self.registry,
         )
         self.running = Gauge("fleet_activity_running", "Attempts under way.", ["pool"], registry=self.registry)
         self.deferrals = Counter(
-            "fleet_quota_deferrals", "Calls that gave their slot back to wait for quota.", ["scope"], registry=self.registry
+            "fleet_quota_deferrals",
+            "Calls that gave their slot back to wait for quota.",
+            ["scope"],
+            registry=self.registry,
         )
         self.waits = Histogram(
             "fleet_quota_wait_seconds",
@@ -37,7 +43,10 @@ class Metrics:
             "fleet_provider_failures", "500s, time-outs, broken connections.", ["scope"], registry=self.registry
         )
         self.settles_lost = Counter(
-            "fleet_quota_settles_lost", "Calls whose estimate stands, Redis being away.", ["scope"], registry=self.registry
+            "fleet_quota_settles_lost",
+            "Calls whose estimate stands, Redis being away.",
+            ["scope"],
+            registry=self.registry,
         )
 
     def observe(self, event: events.Event) -> None:

@@ -19,21 +19,25 @@ def _index(manifest: Path | None) -> Path:
 
 def add(folder: Path, *, manifest: Path | None, json: bool) -> None:
     """Index a folder."""
-    from workers.corpus.index import Corpus
-    from workers.corpus.ingest import read_folder
+    from workers.corpus.index import Corpus, CorpusError
+    from workers.corpus.ingest import add_folder
 
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder")
     index = _index(manifest)
     index.parent.mkdir(parents=True, exist_ok=True)
-    corpus = Corpus(index)
-    reading = read_folder(folder)
-    added = corpus.add(reading)
-    summary = reading.summary
+    try:
+        with Corpus(index) as corpus:
+            summary = add_folder(corpus, folder)
+    except CorpusError as error:
+        raise BadInput(str(error)) from None
     if json:
-        output.document({"index": str(index), "added": added.added, "unchanged": added.unchanged, "skipped": summary.skipped})
+        output.document({"index": str(index), "summary": summary})
         return
-    typer.echo(f"{index}: {added.added} added, {added.unchanged} unchanged, {len(summary.skipped)} skipped")
+    typer.echo(
+        f"{index}: {summary.added} added, {summary.replaced} replaced, {summary.unchanged} unchanged,"
+        f" {len(summary.skipped)} skipped"
+    )
     for path, why in summary.skipped:
         typer.echo(f"  skipped {path}: {why}")
 

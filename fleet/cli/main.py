@@ -58,7 +58,9 @@ def run(
 
 @app.command()
 def ps(
-    state: Annotated[str | None, typer.Option(help="running, completed, failed, canceled, terminated, timedout.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="running, completed, failed, canceled, terminated, timedout.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most rows.")] = 50,
     manifest: ManifestOption = None,
     json: JsonOption = False,
@@ -181,11 +183,12 @@ def _run(command: Any) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    except Exception as error:
-        # click's own usage errors; anything else is a defect and keeps its traceback
+    except Exception as error:  # noqa: BLE001 - the last handler of the process
+        # click's usage errors are known by their shape: typer carries a click of its own
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             output.problem(error.format_message())
             return 2
+        # anything else is a defect and keeps its traceback
         import traceback
 
         traceback.print_exc()

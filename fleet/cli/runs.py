@@ -22,7 +22,15 @@ async def _client(manifest: Path | None) -> FleetClient:
 
 
 def run(
-    agent: str, goal: str, *, wait: bool, run_id: str | None, tenant: str, priority: int, manifest: Path | None, json: bool
+    agent: str,
+    goal: str,
+    *,
+    wait: bool,
+    run_id: str | None,
+    tenant: str,
+    priority: int,
+    manifest: Path | None,
+    json: bool,
 ) -> None:
     """Start a run; with `wait`, follow it to its end."""
 
@@ -80,9 +88,7 @@ def ps(*, state: str | None, limit: int, manifest: Path | None, json: bool) -> N
         if json:
             output.document([{**output.plain(i), "duration_s": round(i.duration_s, 3)} for i in found])
             return
-        rows = [
-            (i.id, i.agent, i.state, output.seconds(i.duration_s), output.shorten(i.goal, 70)) for i in found
-        ]
+        rows = [(i.id, i.agent, i.state, output.seconds(i.duration_s), output.shorten(i.goal, 70)) for i in found]
         output.table(("RUN", "AGENT", "STATE", "FOR", "GOAL"), rows, empty="no runs; start one with `fleet run`")
 
     context.run(work())

@@ -37,7 +37,9 @@ def print_run(info: RunInfo, status: RunStatus | None, waits: list[dict[str, Any
     typer.echo(f"state    {info.state}, for {seconds(info.duration_s)}")
     if status:
         typer.echo(f"phase    {status.phase.value} {status.doing}".rstrip())
-        typer.echo(f"spent    {status.steps} steps, {status.tokens} tokens, {seconds(status.quota_wait_s)} in line for quota")
+        typer.echo(
+            f"spent    {status.steps} steps, {status.tokens} tokens, {seconds(status.quota_wait_s)} in line for quota"
+        )
     elif info.closed_at is None:
         typer.echo("phase    unknown: no worker of the agents' pool answers; start one with `fleet worker agents`")
     for wait in waits:
@@ -93,10 +95,9 @@ def _lines(told: Story, *, full: bool) -> Iterator[str]:
         waited = sum(told.result.quota_waits_s)
         took = (told.ended_at - told.started_at).total_seconds() if told.ended_at and told.started_at else None
         yield ""
-        yield (
-            f"{told.result.outcome.value} after {seconds(took)}: {told.result.steps} steps, {told.result.tokens} tokens,"
-            f" {seconds(waited)} in line for quota{f' ({told.result.reason})' if told.result.reason else ''}"
-        )
+        spent = f"{told.result.steps} steps, {told.result.tokens} tokens, {seconds(waited)} in line for quota"
+        why = f" ({told.result.reason})" if told.result.reason else ""
+        yield f"{told.result.outcome.value} after {seconds(took)}: {spent}{why}"
         yield cut(told.result.answer)
 
 

@@ -17,7 +17,7 @@ from fleet.contracts.tools import LLM_CHAT, ToolRequest, ToolResult
 R = TypeVar("R")
 
 
-class _Ended(Exception):  # noqa: N818 - not an error: the run has its outcome
+class _Ended(Exception):
     def __init__(self, outcome: Outcome, reason: str) -> None:
         super().__init__(reason)
         self.outcome = outcome
@@ -138,7 +138,7 @@ class AgentWorkflow:
         self, activity: str, request: Any, result: type[R], queue: str, summary: str, *, effect: bool = False
     ) -> R:
         limits = policy.timeouts(self._agent.policy, self._agent.budget.deadline_s - self._elapsed_s())
-        handle = workflow.start_activity(
+        handle: workflow.ActivityHandle[R] = workflow.start_activity(
             activity,
             request,
             result_type=result,

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from fleet import agents, manifest
 from fleet.errors import BadInput
 

@@ -118,8 +118,7 @@ class OpenAIChat:
 
 def _characters(request: ChatRequest) -> int:
     said = sum(
-        len(m.content) + sum(len(c.name) + len(json.dumps(c.arguments)) for c in m.tool_calls)
-        for m in request.messages
+        len(m.content) + sum(len(c.name) + len(json.dumps(c.arguments)) for c in m.tool_calls) for m in request.messages
     )
     offered = sum(len(t.name) + len(t.description) + len(json.dumps(t.parameters)) for t in request.tools)
     return said + offered

@@ -26,7 +26,9 @@ class LlmTools:
         name, _, model = request.model.partition("/")
         provider = self._providers.get(name)
         if provider is None:
-            raise failures.final(FailureType.BAD_REQUEST, f"this pool has no provider {name!r} of model {request.model}")
+            raise failures.final(
+                FailureType.BAD_REQUEST, f"this pool has no provider {name!r} of model {request.model}"
+            )
         info = activity.info()
         async with self._admission.admitted(
             request.model, provider.cost(request), max_failures=request.max_failures

@@ -34,7 +34,9 @@ class SearchTools:
         if not query:
             raise failures.final(FailureType.TOOL_FAILED, "search: the query is empty")
         began = monotonic()
-        async with self._admission.admitted(self._scope, {"requests": 1.0}, max_failures=request.max_failures) as admitted:
+        async with self._admission.admitted(
+            self._scope, {"requests": 1.0}, max_failures=request.max_failures
+        ) as admitted:
             try:
                 found = await self._provider.search(query, RESULTS)
             except (SearchError, CorpusError) as error:
@@ -49,7 +51,9 @@ class SearchTools:
         """Read one document."""
         document_id = str(request.arguments.get("id", "")).strip()
         began = monotonic()
-        async with self._admission.admitted(self._scope, {"requests": 1.0}, max_failures=request.max_failures) as admitted:
+        async with self._admission.admitted(
+            self._scope, {"requests": 1.0}, max_failures=request.max_failures
+        ) as admitted:
             try:
                 found = await self._provider.fetch(document_id, READ_CHARS)
             except (SearchError, CorpusError) as error:
@@ -60,9 +64,10 @@ class SearchTools:
 
 def _translate(error: SearchError | CorpusError) -> errors.ProviderError:
     match error:
-        case SearchRateLimited():
+        case SearchRateLimited() if error.operation == "search":
             return errors.RateLimited(str(error), retry_after_s=error.retry_after)
-        case SearchUnavailable():
+        # a page's own 429 says nothing about the search provider's quota
+        case SearchRateLimited() | SearchUnavailable():
             return errors.Unavailable(str(error), retry_after_s=error.retry_after)
         case SearchRefused():
             return errors.Refused(str(error))

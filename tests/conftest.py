@@ -1,0 +1,64 @@
+"""What every test needs: a clean environment, and real servers on free ports."""
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+# what `workers.embedded` gives its server too: short queues, no throttled dispatch
+TUNING = [
+    f"--dynamic-config-value={key}={value}"
+    for key, value in {
+        "history.transferProcessorMaxPollRPS": "2000",
+        "history.timerProcessorMaxPollRPS": "2000",
+        "matching.numTaskqueueReadPartitions": "1",
+        "matching.numTaskqueueWritePartitions": "1",
+        "matching.enableFairness": "true",
+    }.items()
+]
+
+
+def binary(name: str) -> str:
+    """A program of this virtual environment."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    assert found, f"{name} is not installed"
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch, tmp_path):
+    for name in os.environ:
+        if name.startswith(("FLEET_", "TEMPORAL_")) or name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("FLEET_STATE_DIR", str(tmp_path / ".fleet"))
+
+
+@pytest.fixture(scope="session")
+def temporal_address():
+    """Address of a real Temporal server, one for each test process."""
+    loop = asyncio.new_event_loop()
+    environment = loop.run_until_complete(
+        WorkflowEnvironment.start_local(
+            dev_server_existing_path=binary("temporal"), dev_server_extra_args=TUNING, dev_server_log_level="error"
+        )
+    )
+    yield environment.client.service_client.config.target_host
+    loop.run_until_complete(environment.shutdown())
+    loop.close()
+
+
+@pytest.fixture
+async def temporal(temporal_address):
+    """A client of it."""
+    return await Client.connect(temporal_address)
+
+
+def pytest_unconfigure() -> None:
+    # A Temporal client alive at interpreter exit aborts one process in ten; a pause lets its threads end.
+    time.sleep(0.3)

@@ -1,0 +1,139 @@
+"""The agent's workflow on a real server, with scripted activities."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
+
+from fleet.contracts import names
+from fleet.contracts.llm import Role
+from fleet.contracts.runs import Outcome, Phase, RunResult, RunStatus
+from fleet.contracts.tools import ToolResult
+from fleet.workflows.agent import AgentWorkflow
+from tests.fleet.fakes import Fakes, calls, run_input, says
+from workers.pool import SANDBOX
+
+
+@asynccontextmanager
+async def started(client: Client, fakes: Fakes, **budget: float):
+    queue = f"q-{uuid4().hex}"
+    async with Worker(
+        client,
+        task_queue=queue,
+        workflows=[AgentWorkflow],
+        workflow_runner=SANDBOX,
+        activities=[fakes.chat, fakes.query, fakes.send],
+        max_heartbeat_throttle_interval=timedelta(milliseconds=100),
+    ):
+        yield await client.start_workflow(
+            names.AGENT_WORKFLOW,
+            run_input(queue, **budget),
+            id=f"run-{uuid4().hex}",
+            task_queue=queue,
+            result_type=RunResult,
+        )
+
+
+async def test_a_run_thinks_acts_observes_and_finishes(temporal):
+    fakes = Fakes(script=[calls("search", query="x"), says("the answer")])
+    async with started(temporal, fakes) as run:
+        result = await run.result()
+    assert (result.outcome, result.answer, result.steps, result.tokens) == (Outcome.COMPLETED, "the answer", 2, 30)
+    assert result.quota_waits_s == [1.5]
+    assert [m.role for m in fakes.seen[1].messages] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL]
+    assert fakes.seen[1].messages[-1].content == '{"results": []}'
+
+
+async def test_the_evidence_of_an_effect_is_in_the_result(temporal):
+    fakes = Fakes(script=[calls("send_email", to="a@b.c", subject="s", body="b"), says("sent")])
+    async with started(temporal, fakes) as run:
+        result = await run.result()
+    assert result.effects == [{"message_id": "<1@x>"}]
+    assert [r.step for r in fakes.sent] == ["1.1"]
+
+
+async def test_running_out_of_steps_is_a_result(temporal):
+    fakes = Fakes(script=[calls("search", query="again")])
+    async with started(temporal, fakes, steps=3) as run:
+        result = await run.result()
+    assert (result.outcome, result.reason) == (Outcome.BUDGET_EXHAUSTED, "used 3 of 3 steps")
+
+
+async def test_running_out_of_tokens_is_a_result(temporal):
+    fakes = Fakes(script=[calls("search", query="again")])
+    async with started(temporal, fakes, tokens=40) as run:
+        result = await run.result()
+    assert result.reason == "used 45 of 40 tokens"
+
+
+async def test_the_deadline_ends_a_call_under_way(temporal):
+    fakes = Fakes(script=[calls("search", query="x")], hold=asyncio.Event())
+    async with started(temporal, fakes, deadline_s=1.5) as run:
+        result = await run.result()
+    assert (result.outcome, result.reason) == (Outcome.BUDGET_EXHAUSTED, "the deadline of 1.5 s has passed")
+
+
+async def test_a_tool_that_fails_for_good_is_told_to_the_model(temporal):
+    def refuse(_: object) -> ToolResult:
+        raise ApplicationError("no such index", type="BadRequest", non_retryable=True)
+
+    fakes = Fakes(script=[calls("search", query="x"), says("could not search")], search=refuse)
+    async with started(temporal, fakes) as run:
+        result = await run.result()
+    assert result.outcome is Outcome.COMPLETED
+    assert fakes.seen[1].messages[-1].content == '{"error": "no such index"}'
+
+
+async def test_a_tool_that_the_agent_lacks_is_answered_without_a_call(temporal):
+    fakes = Fakes(script=[calls("pay", amount="1"), says("sorry")])
+    async with started(temporal, fakes) as run:
+        await run.result()
+    assert "there is no tool 'pay'" in fakes.seen[1].messages[-1].content
+
+
+async def test_a_refused_key_fails_the_run_with_the_reason(temporal):
+    fakes = Fakes(script=[ApplicationError("the key was refused", type="ProviderRefused", non_retryable=True)])
+    async with started(temporal, fakes) as run:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await run.result()
+    cause = raised.value.cause
+    assert isinstance(cause, ApplicationError)
+    assert (cause.type, cause.message) == ("ProviderRefused", "the key was refused")
+
+
+async def test_a_stop_cancels_a_call_under_way(temporal):
+    fakes = Fakes(script=[calls("search", query="x"), says("never said")], hold=asyncio.Event())
+    async with started(temporal, fakes) as run:
+        await fakes.under_way.wait()
+        await run.signal(names.STOP_SIGNAL, "enough")
+        result = await run.result()
+    assert (result.outcome, result.reason, len(fakes.seen)) == (Outcome.STOPPED, "enough", 1)
+
+
+async def test_a_stop_waits_for_an_effect_under_way_and_accounts_for_it(temporal):
+    fakes = Fakes(script=[calls("send_email", to="a@b.c", subject="s", body="b"), says("never said")])
+    fakes.hold = asyncio.Event()
+    async with started(temporal, fakes) as run:
+        await fakes.under_way.wait()
+        await run.signal(names.STOP_SIGNAL, "enough")
+        fakes.hold.set()
+        result = await run.result()
+    assert (result.outcome, len(fakes.sent), result.effects) == (Outcome.STOPPED, 1, [{"message_id": "<1@x>"}])
+
+
+async def test_the_status_says_what_a_run_does(temporal):
+    fakes = Fakes(script=[calls("search", query="x"), says("done")], hold=asyncio.Event())
+    async with started(temporal, fakes) as run:
+        await fakes.under_way.wait()
+        during = await run.query(names.STATUS_QUERY, result_type=RunStatus)
+        assert fakes.hold is not None
+        fakes.hold.set()
+        await run.result()
+        after = await run.query(names.STATUS_QUERY, result_type=RunStatus)
+    assert (during.phase, during.doing, during.steps, during.quota_wait_s) == (Phase.ACTING, "search", 1, 1.5)
+    assert after.phase is Phase.FINISHED
