@@ -35,9 +35,11 @@ async def connect(settings: Settings) -> Client:
     try:
         return await Client.connect(**config)
     except (RuntimeError, RPCError) as error:
+        # the transport's own words are a page of nested types
+        why = "" if "Connect" in str(error) else f" ({str(error).splitlines()[0][:120]})"
         raise Unreachable(
-            f"Temporal does not answer at {config['target_host']}: start one with `fleet dev` or set TEMPORAL_ADDRESS"
-            f" ({str(error).splitlines()[0][:120]})"
+            f"Temporal does not answer at {config['target_host']}{why}:"
+            " start one with `fleet dev` or set TEMPORAL_ADDRESS"
         ) from None
 
 

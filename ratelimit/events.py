@@ -1,0 +1,57 @@
+"""What the limiter tells its observer. The room knows no metrics library."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something happened to a scope."""
+
+    scope: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booked(Event):
+    """A place was charged."""
+
+    wait_s: float
+    """Expected wait."""
+    rebooked: bool
+    """An earlier place of the same key had expired or may have been used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted(Event):
+    """A permit was handed out."""
+
+    waited_s: float
+    """Since the first booking, across attempts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied(Event):
+    """The wait would have been too long."""
+
+    limit: str
+    retry_after_s: float
+    held: bool
+    """A place is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled(Event):
+    """An estimate was replaced by the actual cost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled(Event):
+    """A place was given back unused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cooled(Event):
+    """The scope is closed for a while."""
+
+    for_s: float
+    cut: bool
+    """The pace was cut."""

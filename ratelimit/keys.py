@@ -1,0 +1,32 @@
+"""Names of the keys in Redis.
+
+```
+fleet:{openai}:scope:openai/sim-large     hash: quota and state of a scope
+fleet:{openai}:place:<scope>:<key>        string: the place booked under a caller's key
+fleet:{openai}:done:<scope>:<permit>      string: this permit is settled or cancelled
+```
+
+The braces are a Redis Cluster hash tag: all keys of a provider live in one slot, so that one script may touch them.
+"""
+
+PREFIX = "fleet"
+
+
+def tag(scope: str) -> str:
+    """The hash tag of a scope: its provider."""
+    return "{" + scope.partition("/")[0] + "}"
+
+
+def scope_key(scope: str) -> str:
+    """Where a scope's quota and state live."""
+    return f"{PREFIX}:{tag(scope)}:scope:{scope}"
+
+
+def place_key(scope: str, key: str) -> str:
+    """Where the place booked under `key` is recorded."""
+    return f"{PREFIX}:{tag(scope)}:place:{scope}:{key}"
+
+
+def done_key(scope: str, permit: str) -> str:
+    """Where it is noted that a permit is settled."""
+    return f"{PREFIX}:{tag(scope)}:done:{scope}:{permit}"

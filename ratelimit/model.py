@@ -1,0 +1,406 @@
+"""The arithmetic in pure Python: the reference that the Lua must equal with `==`.
+
+Every expression here has its twin in `lua/`, with the same order of operations. A bucket's `level` may go below zero: it
+then owes units to the places that are booked. Its `clock` counts all units ever refilled; a place is due when the clock
+reaches the place's `due`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from ratelimit.places import (
+    Ask,
+    Booking,
+    Bookings,
+    ClockReading,
+    Counters,
+    Dial,
+    LimitSnapshot,
+    Origin,
+    Outcome,
+    Snapshot,
+)
+from ratelimit.quota import Quota
+
+GRACE_S = 0.5
+"""A place may be picked up this late however small the burst is."""
+SLOWEST_PACE = 0.05
+EPSILON = 1e-9
+"""Relative error of a clock that is compared with a due value."""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """One limit's quota and state."""
+
+    rate: float
+    burst: float
+    level: float = 0.0
+    clock: float = 0.0
+    tail: float = 0.0
+
+
+@dataclass(slots=True)
+class Scope:
+    """A scope's quota and state."""
+
+    buckets: dict[str, Bucket]
+    recovery: float
+    """Pace regained per second."""
+    born: float
+    at: float
+    cooldown_until: float = 0.0
+    pace: float = 1.0
+    epoch: int = 0
+    strikes: int = 0
+    calls: int = 0
+    grants: int = 0
+    denials: int = 0
+    rebooked: int = 0
+    rejections: int = 0
+
+
+@dataclass(slots=True)
+class Record:
+    """The place booked under a key. Modes: H held, T taken, S settled."""
+
+    mode: str
+    generation: int
+    epoch: int
+    booked_at: float
+    first_at: float
+    asker: str
+    cost: dict[str, float] = field(default_factory=dict)
+    due: dict[str, float] = field(default_factory=dict)
+
+
+def seconds_at_full_pace(dt: float, pace: float, recovery: float) -> float:
+    """The integral of the pace over `dt`."""
+    ramp = (1 - pace) / recovery
+    if dt <= ramp:
+        return pace * dt + recovery * dt * dt / 2
+    return pace * ramp + recovery * ramp * ramp / 2 + (dt - ramp)
+
+
+def seconds_until(full: float, pace: float, recovery: float) -> float:
+    """The inverse of `seconds_at_full_pace`: how long until `full` seconds' worth has come."""
+    ramp = (1 - pace) / recovery
+    ramped = pace * ramp + recovery * ramp * ramp / 2
+    if full <= ramped:
+        return 2 * full / (pace + math.sqrt(pace * pace + 2 * recovery * full))
+    return ramp + (full - ramped)
+
+
+def shortfall(due: float, clock: float) -> float:
+    """Units that the clock still lacks; zero within the rounding error of long sums."""
+    lacking = due - clock
+    if lacking <= EPSILON * max(1.0, abs(due)):
+        return 0.0
+    return lacking
+
+
+def expired(clock: float, due: float, burst: float, rate: float) -> bool:
+    """The place is picked up so late that the provider's own bucket has long forgotten it."""
+    return clock - due > max(burst / 2, rate * GRACE_S)
+
+
+class Model:
+    """All verbs over state in memory. Instants are arguments."""
+
+    def __init__(self) -> None:
+        self.scopes: dict[str, Scope] = {}
+        self.places: dict[tuple[str, str], Record] = {}
+        self.done: dict[tuple[str, str], float] = {}
+
+    def configure(self, quota: Quota, *, full: bool, seed: bool, now: float) -> bool:
+        """Set the quota; new limits start cold unless `full`. With `seed` only if there is none."""
+        old = self.scopes.get(quota.scope)
+        if old is not None and seed:
+            return False
+        if old is None:
+            scope = Scope(buckets={}, recovery=0.0, born=now, at=now)
+            self.scopes[quota.scope] = scope
+        else:
+            scope = old
+            self._refill(scope, now)
+        scope.recovery = 1 / quota.recovery.total_seconds()
+        buckets = {}
+        for name in quota.limits:
+            rate, burst = quota.rate(name), quota.burst(name)
+            bucket = scope.buckets.get(name)
+            if bucket is None:
+                bucket = Bucket(rate=rate, burst=burst, level=burst if full else 0.0)
+            bucket.rate = rate
+            bucket.burst = burst
+            bucket.level = min(bucket.level, burst)
+            buckets[name] = bucket
+        scope.buckets = buckets
+        return True
+
+    def reserve(self, name: str, asks: Sequence[Ask], *, now: float) -> Bookings | None:
+        """Charge each ask to every limit or to none, in order. None: not configured."""
+        scope = self._begin(name, now)
+        if scope is None:
+            return None
+        bookings = [self._reserve(name, scope, ask) for ask in asks]
+        return Bookings(reading=reading(scope), bookings=bookings)
+
+    def clock(self, name: str, *, now: float) -> ClockReading | None:
+        """Refill and read the clock."""
+        scope = self._begin(name, now)
+        return None if scope is None else reading(scope)
+
+    def settle(
+        self,
+        name: str,
+        *,
+        permit: str,
+        key: str | None,
+        generation: int,
+        booked_at: float,
+        cost: Mapping[str, float],
+        actual: Mapping[str, float],
+        now: float,
+    ) -> tuple[str, ClockReading | None]:
+        """Move level and clock by what was estimated too much or too little."""
+        scope = self._begin(name, now)
+        if scope is None:
+            return "unconfigured", None
+        outcome = self._finish(name, scope, permit, key, generation, booked_at)
+        if outcome == "done":
+            for limit, bucket in scope.buckets.items():
+                if limit in actual:
+                    refund = cost.get(limit, 0.0) - actual[limit]
+                    moved = min(refund, bucket.burst - bucket.level)
+                    bucket.level = bucket.level + moved
+                    bucket.clock = bucket.clock + moved
+                    _call_up(bucket)
+        return outcome, reading(scope)
+
+    def cancel(
+        self,
+        name: str,
+        *,
+        permit: str,
+        key: str | None,
+        generation: int,
+        booked_at: float,
+        cost: Mapping[str, float],
+        now: float,
+    ) -> tuple[str, ClockReading | None]:
+        """Give the cost back to the level only."""
+        scope = self._begin(name, now)
+        if scope is None:
+            return "unconfigured", None
+        outcome = self._finish(name, scope, permit, key, generation, booked_at)
+        if outcome == "done":
+            for limit, bucket in scope.buckets.items():
+                bucket.level = min(bucket.burst, bucket.level + cost.get(limit, 0.0))
+                _call_up(bucket)
+        return outcome, reading(scope)
+
+    def cool_down(
+        self, name: str, *, for_s: float, epoch: int | None, cut: bool, now: float
+    ) -> tuple[bool, ClockReading | None]:
+        """Close the scope; cut the pace unless the call's epoch is past."""
+        scope = self._begin(name, now)
+        if scope is None:
+            return False, None
+        scope.rejections += 1
+        scope.cooldown_until = max(scope.cooldown_until, scope.at + for_s)
+        cuts = cut and (epoch is None or epoch == scope.epoch)
+        if cuts:
+            scope.pace = max(SLOWEST_PACE, scope.pace / 2)
+            scope.epoch += 1
+            scope.strikes += 1
+        for bucket in scope.buckets.values():
+            bucket.level = min(bucket.level, 0.0)
+        return cuts, reading(scope)
+
+    def inspect(self, name: str, *, now: float) -> Snapshot:
+        """Look without touching."""
+        kept = self.scopes.get(name)
+        if kept is None:
+            return Snapshot(scope=name, configured=False)
+        scope = Scope(
+            buckets={n: Bucket(b.rate, b.burst, b.level, b.clock, b.tail) for n, b in kept.buckets.items()},
+            recovery=kept.recovery,
+            born=kept.born,
+            at=kept.at,
+            cooldown_until=kept.cooldown_until,
+            pace=kept.pace,
+            strikes=kept.strikes,
+        )
+        self._refill(scope, now)
+        return Snapshot(
+            scope=name,
+            configured=True,
+            limits={
+                n: LimitSnapshot(level=b.level, burst=b.burst, rate=b.rate, clock=b.clock, tail=b.tail)
+                for n, b in scope.buckets.items()
+            },
+            pace=scope.pace,
+            closed_for=timedelta(seconds=_closed_for(scope)),
+            epoch=kept.epoch,
+            strikes=scope.strikes,
+            counters=Counters(
+                calls=kept.calls,
+                grants=kept.grants,
+                denials=kept.denials,
+                rebooked=kept.rebooked,
+                rejections=kept.rejections,
+            ),
+        )
+
+    def _begin(self, name: str, now: float) -> Scope | None:
+        scope = self.scopes.get(name)
+        if scope is not None:
+            self._refill(scope, now)
+            scope.calls += 1
+        return scope
+
+    @staticmethod
+    def _refill(scope: Scope, now: float) -> None:
+        start = max(scope.at, scope.cooldown_until)
+        # an instant before the last one is a server's clock that was set back: time stands still until it has caught up
+        scope.at = max(scope.at, now)
+        dt = scope.at - start
+        if dt <= 0:
+            return
+        full = seconds_at_full_pace(dt, scope.pace, scope.recovery)
+        scope.pace = min(1.0, scope.pace + scope.recovery * dt)
+        if scope.pace == 1:
+            scope.strikes = 0
+        for bucket in scope.buckets.values():
+            moved = min(bucket.rate * full, bucket.burst - bucket.level)
+            bucket.level = bucket.level + moved
+            bucket.clock = bucket.clock + moved
+            _call_up(bucket)
+
+    def _reserve(self, name: str, scope: Scope, ask: Ask) -> Booking:
+        for limit in ask.cost:
+            if limit not in scope.buckets:
+                return Booking(outcome=Outcome.UNKNOWN, origin=Origin.NONE, wait=0.0, limit=limit)
+        generation, first_at, origin = 1, scope.at, Origin.BOOKED
+        record = self.places.get((name, ask.key)) if ask.key is not None else None
+        if record is not None:
+            same = record.mode == "H" or (record.mode == "T" and record.asker == ask.asker)
+            if same and not self._expired(scope, record):
+                return self._again(scope, record, ask)
+            generation = record.generation + 1
+            if record.mode != "S":
+                first_at, origin = record.first_at, Origin.REBOOKED
+        due, longest, binding = {}, 0.0, "cooldown"
+        for limit, bucket in scope.buckets.items():
+            cost = ask.cost.get(limit, 0.0)
+            if cost > 0:
+                owed = max(0.0, cost - bucket.level)
+                due[limit] = bucket.clock + owed
+                if owed / bucket.rate > longest:
+                    longest, binding = owed / bucket.rate, limit
+        wait = _closed_for(scope) + seconds_until(longest, scope.pace, scope.recovery)
+        taken = wait <= ask.max_wait
+        if not taken:
+            scope.denials += 1
+            if not (ask.hold and ask.key is not None):
+                return Booking(outcome=Outcome.DENIED, origin=Origin.NONE, wait=wait, limit=binding)
+        else:
+            scope.grants += 1
+        for limit, value in due.items():
+            bucket = scope.buckets[limit]
+            bucket.level = bucket.level - ask.cost[limit]
+            bucket.tail = max(bucket.tail, value)
+        if origin is Origin.REBOOKED:
+            scope.rebooked += 1
+        made = Record(
+            mode="T" if taken else "H",
+            generation=generation,
+            epoch=scope.epoch,
+            booked_at=scope.at,
+            first_at=first_at,
+            asker=ask.asker,
+            cost={limit: ask.cost[limit] for limit in due},
+            due=due,
+        )
+        if ask.key is not None:
+            self.places[name, ask.key] = made
+        return _booking(made, origin, wait, binding)
+
+    @staticmethod
+    def _expired(scope: Scope, record: Record) -> bool:
+        if record.booked_at < scope.born:
+            return True
+        for limit, due in record.due.items():
+            bucket = scope.buckets.get(limit)
+            if bucket is not None and expired(bucket.clock, due, bucket.burst, bucket.rate):
+                return True
+        return False
+
+    @staticmethod
+    def _again(scope: Scope, record: Record, ask: Ask) -> Booking:
+        longest, binding = 0.0, "cooldown"
+        for limit, bucket in scope.buckets.items():
+            if limit in record.due:
+                lacking = shortfall(record.due[limit], bucket.clock)
+                if lacking / bucket.rate > longest:
+                    longest, binding = lacking / bucket.rate, limit
+        wait = _closed_for(scope) + seconds_until(longest, scope.pace, scope.recovery)
+        origin = Origin.PICKED if record.mode == "H" else Origin.SAME
+        if wait <= ask.max_wait:
+            if record.mode == "H":
+                scope.grants += 1
+            record.mode = "T"
+            record.asker = ask.asker
+        else:
+            scope.denials += 1
+            # whoever is told to come back has not started: anybody may pick the place up
+            record.mode = "H"
+        return _booking(record, origin, wait, binding)
+
+    def _finish(self, name: str, scope: Scope, permit: str, key: str | None, generation: int, booked_at: float) -> str:
+        if (name, permit) in self.done:
+            return "again"
+        self.done[name, permit] = scope.at
+        record = self.places.get((name, key)) if key is not None else None
+        if record is not None and record.generation == generation:
+            record.mode = "S"
+        return "lost" if booked_at < scope.born else "done"
+
+
+def reading(scope: Scope) -> ClockReading:
+    """The scope's clock as it stands."""
+    return ClockReading(
+        now=scope.at,
+        closed_for=_closed_for(scope),
+        pace=scope.pace,
+        epoch=scope.epoch,
+        born=scope.born,
+        dials={n: Dial(clock=b.clock, rate=b.rate, burst=b.burst) for n, b in scope.buckets.items()},
+    )
+
+
+def _closed_for(scope: Scope) -> float:
+    return max(0.0, scope.cooldown_until - scope.at)
+
+
+def _call_up(bucket: Bucket) -> None:
+    # everything booked is paid for: whoever still stands behind a cancelled place may start
+    if bucket.level >= 0 and bucket.clock < bucket.tail:
+        bucket.clock = bucket.tail
+
+
+def _booking(record: Record, origin: Origin, wait: float, limit: str) -> Booking:
+    return Booking(
+        outcome=Outcome.TAKEN if record.mode == "T" else Outcome.HELD,
+        origin=origin,
+        wait=wait,
+        limit=limit,
+        generation=record.generation,
+        epoch=record.epoch,
+        booked_at=record.booked_at,
+        first_at=record.first_at,
+        cost=dict(record.cost),
+        due=dict(record.due),
+    )

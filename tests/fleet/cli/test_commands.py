@@ -1,0 +1,133 @@
+"""The command line as a user meets it: a process, its output, its exit code."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Run `fleet …` in an empty folder with the shipped manifest."""
+
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("FLEET_", "TEMPORAL_"))}
+        settings = {"FLEET_MANIFEST": str(ROOT / "deploy" / "fleet.toml"), **environment}
+        return subprocess.run(
+            [str(Path(sys.executable).parent / "fleet"), *arguments],
+            cwd=tmp_path,
+            env=clean | settings,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return call
+
+
+def _closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def refused(found: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One clear line on stderr, nothing on stdout, exit code 2."""
+    assert found.returncode == 2, found
+    assert found.stdout == ""
+    assert "Traceback" not in found.stderr
+    lines = found.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_help_lists_the_commands(fleet):
+    found = fleet("--help")
+    assert found.returncode == 0
+    for command in ("demo", "dev", "worker", "run", "ps", "show", "trace", "stop", "check", "doctor", "corpus"):
+        assert f"  {command} " in found.stdout
+
+
+def test_check_finds_no_problem_in_the_shipped_manifest(fleet):
+    found = fleet("check", "--json")
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["ok"] is True
+
+
+def test_check_tells_every_problem_at_once(fleet, tmp_path):
+    broken = (ROOT / "deploy" / "fleet.toml").read_text().replace('"600/m"', '"lots"').replace('"search", ', '"serch", ')
+    (tmp_path / "broken.toml").write_text(broken)
+    found = fleet("check", "--manifest", "broken.toml")
+    assert found.returncode == 2
+    assert [line.split(": ")[2] for line in found.stderr.splitlines()] == ['quotas."openai/sim-large".requests', "agents.researcher.tools"]
+
+
+def test_an_unknown_command_is_refused(fleet):
+    refused(fleet("rnu"), "rnu")
+
+
+def test_a_manifest_that_is_not_there_is_refused(fleet):
+    refused(fleet("ps", "--manifest", "none.toml"), "none.toml", "--manifest")
+
+
+def test_temporal_that_does_not_answer_is_one_line(fleet):
+    address = f"127.0.0.1:{_closed_port()}"
+    refused(fleet("ps", TEMPORAL_ADDRESS=address), address, "fleet dev")
+
+
+def test_a_bad_setting_is_named_with_its_value(fleet):
+    refused(fleet("ps", FLEET_LOG_LEVEL="loud"), "FLEET_LOG_LEVEL", "loud")
+
+
+def test_an_unknown_pool_is_refused_before_anything_connects(fleet):
+    refused(fleet("worker", "serch"), "serch", "agents, llm, search, email")
+
+
+@pytest.mark.parametrize("pools", ["llm=x", "llm=0", "lm=1", "llm"])
+def test_a_malformed_list_of_pools_is_refused(fleet, pools):
+    refused(fleet("demo", "--pools", pools), "--pools")
+
+
+def test_a_live_demo_without_a_key_is_refused(fleet):
+    found = fleet("demo", "--live", OPENAI_API_KEY="", ANTHROPIC_API_KEY="")
+    refused(found, "OPENAI_API_KEY")
+
+
+def test_a_run_of_an_unknown_agent_names_those_there_are(fleet, temporal_address):
+    refused(fleet("run", "researchr", "x", TEMPORAL_ADDRESS=temporal_address), "researchr", "mailer, researcher")
+
+
+def test_an_empty_goal_is_refused(fleet, temporal_address):
+    refused(fleet("run", "researcher", " ", TEMPORAL_ADDRESS=temporal_address), "goal is empty")
+
+
+def test_an_unknown_run_is_refused(fleet, temporal_address):
+    for command in ("show", "trace", "stop"):
+        refused(fleet(command, "nobody", TEMPORAL_ADDRESS=temporal_address), "nobody", "fleet ps")
+
+
+def test_a_run_is_started_listed_shown_and_stopped_without_a_worker(fleet, temporal_address):
+    started = fleet("run", "researcher", "find out", "--id", "cli-1", TEMPORAL_ADDRESS=temporal_address)
+    assert (started.returncode, started.stdout.strip()) == (0, "cli-1")
+    refused(fleet("run", "researcher", "again", "--id", "cli-1", TEMPORAL_ADDRESS=temporal_address), "cli-1", "exists")
+    listed = json.loads(fleet("ps", "--json", "--state", "running", TEMPORAL_ADDRESS=temporal_address).stdout)
+    assert {"id": "cli-1", "agent": "researcher", "goal": "find out"}.items() <= next(
+        r for r in listed if r["id"] == "cli-1"
+    ).items()
+    told = json.loads(fleet("trace", "cli-1", "--json", TEMPORAL_ADDRESS=temporal_address).stdout)
+    assert (told["state"], told["input"]["goal"], told["steps"]) == ("running", "find out", [])
+    assert fleet("stop", "cli-1", TEMPORAL_ADDRESS=temporal_address).returncode == 0
+
+
+@pytest.mark.trial
+def test_fifty_short_commands_end_with_exit_code_zero(fleet, temporal_address):
+    codes = [fleet("ps", "--json", TEMPORAL_ADDRESS=temporal_address).returncode for _ in range(50)]
+    assert codes == [0] * 50

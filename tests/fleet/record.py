@@ -1,0 +1,62 @@
+"""Record a history for `test_replay.py`: `python -m tests.fleet.record NAME` (completed, stopped, budget, failed-tool)."""
+
+import asyncio
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from fleet.contracts import names
+from fleet.contracts.tools import ToolResult
+from fleet.workflows.agent import AgentWorkflow
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+from workers.pool import SANDBOX
+
+from tests.conftest import binary
+from tests.fleet.fakes import Fakes, calls, run_input, says
+
+
+def _refuse(_: object) -> ToolResult:
+    raise ApplicationError("no such index", type="BadRequest", non_retryable=True)
+
+
+SEARCH, SEND = calls("search", query="x"), calls("send_email", to="a@b.c", subject="s", body="b")
+CASES = {
+    "completed": (Fakes(script=[SEARCH, SEND, says("done")]), {}),
+    "stopped": (Fakes(script=[SEARCH]), {}),
+    "budget": (Fakes(script=[SEARCH]), {"steps": 2}),
+    "failed-tool": (Fakes(script=[SEARCH, says("sorry")], search=_refuse), {}),
+}
+
+
+async def record(name: str) -> None:
+    """Run the case on a real server and write its history."""
+    fakes, budget = CASES[name]
+    fakes.hold = asyncio.Event()
+    async with await WorkflowEnvironment.start_local(dev_server_existing_path=binary("temporal")) as environment:
+        async with Worker(
+            environment.client,
+            task_queue="q",
+            workflows=[AgentWorkflow],
+            workflow_runner=SANDBOX,
+            activities=[fakes.chat, fakes.query, fakes.send],
+            max_heartbeat_throttle_interval=timedelta(milliseconds=100),
+        ):
+            run = await environment.client.start_workflow(
+                names.AGENT_WORKFLOW, run_input("q", **budget), id=name, task_queue="q"
+            )
+            await fakes.under_way.wait()
+            if name == "stopped":
+                await run.signal(names.STOP_SIGNAL, "enough")
+            else:
+                fakes.hold.set()
+            await run.result()
+            target = Path(__file__).parent / "histories" / f"{name}.json"
+            target.write_text((await run.fetch_history()).to_json() + "\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(record(sys.argv[1]))
+    os._exit(0)

@@ -1,0 +1,123 @@
+"""Tests of the building itself: who may know what, and that the papers match the house."""
+
+import ast
+import inspect
+import re
+import subprocess
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from prometheus_client import Metric
+
+from fleet.contracts import tools
+from fleet.settings import Settings
+from workers.telemetry import METRICS
+from workers.tools import llm, mail, search
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("fleet", "ratelimit", "workers", "load")
+MODULES = [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_only_workflows_import_temporals_workflow_module():
+    guilty = [
+        _name(p)
+        for p in MODULES
+        if "temporalio.workflow" in _imports(p) and not _name(p).startswith("fleet/workflows/")
+    ]
+    assert guilty == []
+
+
+def test_only_settings_read_the_environment():
+    guilty = [
+        _name(p)
+        for p in MODULES
+        if re.search(r"\bos\.(environ|getenv)\b", p.read_text()) and _name(p) != "fleet/settings.py"
+    ]
+    assert guilty == []
+
+
+def test_no_module_shadows_the_standard_library():
+    import sys
+
+    assert [
+        _name(p) for p in MODULES if p.stem in {"email", "types", "logging", "queue"} & set(sys.stdlib_module_names)
+    ] == []
+
+
+def test_nobody_else_owns_our_import_names():
+    owners = packages_distributions()
+    assert {room: set(owners.get(room, [])) for room in ROOMS} == {room: {"agent-fleet"} for room in ROOMS}
+
+
+def test_every_stub_is_served_by_exactly_one_activity():
+    served = [
+        member.__temporal_activity_definition.name
+        for tool in (llm.LlmTools, search.SearchTools, mail.MailTools)
+        for _, member in inspect.getmembers(tool)
+        if hasattr(member, "__temporal_activity_definition")
+    ]
+    assert sorted(served) == sorted(stub.name for stub in tools.STUBS)
+
+
+def test_every_setting_has_a_paragraph():
+    paper = (ROOT / "docs" / "operations.md").read_text()
+    missing = [f"FLEET_{name.upper()}" for name in Settings.model_fields if f"### FLEET_{name.upper()}\n" not in paper]
+    assert missing == []
+
+
+def test_every_metric_is_in_the_papers():
+    paper = (ROOT / "docs" / "operations.md").read_text()
+    families: list[Metric] = list(METRICS.registry.collect())
+    missing = [f.name for f in families if f"`{f.name}{'_total' if f.type == 'counter' else ''}{{" not in paper]
+    assert missing == []
+
+
+def test_the_lock_file_names_no_host():
+    assert re.findall(r"https?://", (ROOT / "requirements.lock").read_text()) == []
+
+
+def test_every_dependency_is_in_the_lock_file():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert {re.split(r"[<>=\[ ]", d)[0] for d in wanted} - locked == set()
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="asks git which files are the project's")
+def test_no_file_of_the_project_names_a_machines_folder():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    guilty = [
+        name
+        for name in files
+        if (ROOT / name).is_file()
+        and name != _name(Path(__file__))
+        and re.search(r"(^|[\s\"'=(])/(work|root|home)/", (ROOT / name).read_text(errors="ignore"))
+    ]
+    assert guilty == []
+
+
+def test_every_link_of_the_papers_leads_somewhere():
+    broken = []
+    for paper in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", paper.read_text()):
+            if "://" not in target and not (paper.parent / target).exists():
+                broken.append(f"{_name(paper)}: {target}")
+    assert broken == []
