@@ -38,7 +38,10 @@ def demo(
     manifest: ManifestOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run the main job: agents research questions and e-mail briefs, on an embedded stack, under one quota."""
+    """Run the main job and give a verdict.
+
+    Agents research questions and e-mail briefs, on an embedded stack, under one quota.
+    """
     from load import demo as job
 
     options = job.Options(
@@ -68,7 +71,10 @@ def dev(
     redis_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 6379,
     manifest: ManifestOption = None,
 ) -> None:
-    """Run the whole fleet on this machine until Ctrl-C: servers, worker pools, simulated providers."""
+    """Run a whole fleet here until Ctrl-C.
+
+    Servers, worker pools and simulated providers.
+    """
     from load import demo as job
     from load import dev as development
 

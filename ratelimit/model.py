@@ -1,8 +1,8 @@
 """The arithmetic in pure Python: the reference that the Lua must equal with `==`.
 
-Every expression here has its twin in `lua/`, with the same order of operations. A bucket's `level` may go below zero: it
-then owes units to the places that are booked. Its `clock` counts all units ever refilled; a place is due when the clock
-reaches the place's `due`.
+Every expression here has its twin in `lua/`, with the same order of operations. A bucket's `level` may go below
+zero: it then owes units to the places that are booked. Its `clock` counts all units ever refilled; a place is due when
+the clock reaches the place's `due`.
 """
 
 import math
@@ -104,6 +104,11 @@ def shortfall(due: float, clock: float) -> float:
 def expired(clock: float, due: float, burst: float, rate: float) -> bool:
     """The place is picked up so late that the provider's own bucket has long forgotten it."""
     return clock - due > max(burst / 2, rate * GRACE_S)
+
+
+def permit_id(key: str, generation: int) -> str:
+    """The id of a place that was booked under a key."""
+    return f"{key}#{generation}"
 
 
 class Model:
@@ -254,6 +259,17 @@ class Model:
             ),
         )
 
+    def forget(self, *, before: float) -> None:
+        """Drop settled places and markers of permits that were settled before an instant; Redis lets them expire."""
+        old = {permit for permit, settled_at in self.done.items() if settled_at < before}
+        for permit in old:
+            del self.done[permit]
+        self.places = {
+            place: record
+            for place, record in self.places.items()
+            if record.mode != "S" or (place[0], permit_id(place[1], record.generation)) in self.done
+        }
+
     def _begin(self, name: str, now: float) -> Scope | None:
         scope = self.scopes.get(name)
         if scope is not None:
@@ -284,80 +300,72 @@ class Model:
             if limit not in scope.buckets:
                 return Booking(outcome=Outcome.UNKNOWN, origin=Origin.NONE, wait=0.0, limit=limit)
         generation, first_at, origin = 1, scope.at, Origin.BOOKED
-        record = self.places.get((name, ask.key)) if ask.key is not None else None
-        if record is not None:
-            same = record.mode == "H" or (record.mode == "T" and record.asker == ask.asker)
-            if same and not self._expired(scope, record):
-                return self._again(scope, record, ask)
-            generation = record.generation + 1
-            if record.mode != "S":
-                first_at, origin = record.first_at, Origin.REBOOKED
-        due, longest, binding = {}, 0.0, "cooldown"
-        for limit, bucket in scope.buckets.items():
-            cost = ask.cost.get(limit, 0.0)
-            if cost > 0:
-                owed = max(0.0, cost - bucket.level)
-                due[limit] = bucket.clock + owed
-                if owed / bucket.rate > longest:
-                    longest, binding = owed / bucket.rate, limit
-        wait = _closed_for(scope) + seconds_until(longest, scope.pace, scope.recovery)
-        taken = wait <= ask.max_wait
-        if not taken:
-            scope.denials += 1
-            if not (ask.hold and ask.key is not None):
-                return Booking(outcome=Outcome.DENIED, origin=Origin.NONE, wait=wait, limit=binding)
-        else:
-            scope.grants += 1
-        for limit, value in due.items():
-            bucket = scope.buckets[limit]
-            bucket.level = bucket.level - ask.cost[limit]
-            bucket.tail = max(bucket.tail, value)
-        if origin is Origin.REBOOKED:
-            scope.rebooked += 1
-        made = Record(
-            mode="T" if taken else "H",
+        old = self.places.get((name, ask.key)) if ask.key is not None else None
+        if old is not None:
+            same = old.mode == "H" or (old.mode == "T" and old.asker == ask.asker)
+            if same and not self._expired(scope, old):
+                return self._ask_again(scope, old, ask)
+            generation = old.generation + 1
+            if old.mode != "S":
+                first_at, origin = old.first_at, Origin.REBOOKED
+        place = Record(
+            mode="T",
             generation=generation,
             epoch=scope.epoch,
             booked_at=scope.at,
             first_at=first_at,
             asker=ask.asker,
-            cost={limit: ask.cost[limit] for limit in due},
-            due=due,
+            cost={limit: ask.cost[limit] for limit in scope.buckets if ask.cost.get(limit, 0.0) > 0},
         )
+        owed = {limit: max(0.0, cost - scope.buckets[limit].level) for limit, cost in place.cost.items()}
+        wait, binding = _wait_for(scope, owed)
+        if wait <= ask.max_wait:
+            scope.grants += 1
+        else:
+            scope.denials += 1
+            place.mode = "H"
+            if not (ask.hold and ask.key is not None):
+                return Booking(outcome=Outcome.DENIED, origin=Origin.NONE, wait=wait, limit=binding)
+        for limit, cost in place.cost.items():
+            bucket = scope.buckets[limit]
+            place.due[limit] = bucket.clock + owed[limit]
+            bucket.level = bucket.level - cost
+            bucket.tail = max(bucket.tail, place.due[limit])
+        if origin is Origin.REBOOKED:
+            scope.rebooked += 1
         if ask.key is not None:
-            self.places[name, ask.key] = made
-        return _booking(made, origin, wait, binding)
+            self.places[name, ask.key] = place
+        return _booking(place, origin, wait, binding)
 
     @staticmethod
-    def _expired(scope: Scope, record: Record) -> bool:
-        if record.booked_at < scope.born:
+    def _expired(scope: Scope, place: Record) -> bool:
+        if place.booked_at < scope.born:
             return True
-        for limit, due in record.due.items():
+        for limit, due in place.due.items():
             bucket = scope.buckets.get(limit)
             if bucket is not None and expired(bucket.clock, due, bucket.burst, bucket.rate):
                 return True
         return False
 
     @staticmethod
-    def _again(scope: Scope, record: Record, ask: Ask) -> Booking:
-        longest, binding = 0.0, "cooldown"
-        for limit, bucket in scope.buckets.items():
-            if limit in record.due:
-                lacking = shortfall(record.due[limit], bucket.clock)
-                if lacking / bucket.rate > longest:
-                    longest, binding = lacking / bucket.rate, limit
-        wait = _closed_for(scope) + seconds_until(longest, scope.pace, scope.recovery)
-        origin = Origin.PICKED if record.mode == "H" else Origin.SAME
+    def _ask_again(scope: Scope, place: Record, ask: Ask) -> Booking:
+        owed = {
+            limit: shortfall(due, scope.buckets[limit].clock)
+            for limit, due in place.due.items()
+            if limit in scope.buckets
+        }
+        wait, binding = _wait_for(scope, owed)
+        origin = Origin.PICKED if place.mode == "H" else Origin.SAME
         if wait <= ask.max_wait:
-            if record.mode == "H":
+            if place.mode == "H":
                 scope.grants += 1
-            record.mode = "T"
-            record.asker = ask.asker
+            place.mode = "T"
+            place.asker = ask.asker
         else:
             scope.denials += 1
             # whoever is told to come back has not started: anybody may pick the place up
-            record.mode = "H"
-        return _booking(record, origin, wait, binding)
+            place.mode = "H"
+        return _booking(place, origin, wait, binding)
 
     def _finish(self, name: str, scope: Scope, permit: str, key: str | None, generation: int, booked_at: float) -> str:
         if (name, permit) in self.done:
@@ -377,12 +385,22 @@ def reading(scope: Scope) -> ClockReading:
         pace=scope.pace,
         epoch=scope.epoch,
         born=scope.born,
+        recovery=scope.recovery,
         dials={n: Dial(clock=b.clock, rate=b.rate, burst=b.burst) for n, b in scope.buckets.items()},
     )
 
 
 def _closed_for(scope: Scope) -> float:
     return max(0.0, scope.cooldown_until - scope.at)
+
+
+def _wait_for(scope: Scope, owed: Mapping[str, float]) -> tuple[float, str]:
+    longest, binding = 0.0, "cooldown"
+    for limit, bucket in scope.buckets.items():
+        full = owed.get(limit, 0.0) / bucket.rate
+        if full > longest:
+            longest, binding = full, limit
+    return _closed_for(scope) + seconds_until(longest, scope.pace, scope.recovery), binding
 
 
 def _call_up(bucket: Bucket) -> None:

@@ -1,4 +1,4 @@
-"""The plain values that travel between a limiter and its store, and to its callers. Instants are the store's seconds."""
+"""Plain values that travel between a limiter, its store and its callers. Instants are the store's, in seconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +88,8 @@ class ClockReading:
     epoch: int
     born: float
     """When the state was created; places booked earlier are lost."""
+    recovery: float
+    """Pace regained per second."""
     dials: Mapping[str, Dial]
 
 

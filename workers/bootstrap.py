@@ -28,6 +28,9 @@ from workers.providers.search import SearchProvider as SearchClient
 from workers.providers.smtp import Relay
 from workers.telemetry import METRICS
 
+BURST_HEADROOM = 0.9
+"""Share of a provider's burst that is used: a call may reach it a little earlier than the one before it allows."""
+
 log = structlog.get_logger("fleet.worker")
 
 
@@ -37,7 +40,9 @@ def quotas(manifest: Manifest) -> dict[str, Quota]:
         scope: Quota(
             scope=scope,
             limits={
-                name: Limit(capacity=rate.units, period=rate.per, burst=rate.burst)
+                name: Limit(
+                    capacity=rate.units, period=rate.per, burst=(rate.burst or rate.units) * BURST_HEADROOM
+                )
                 for name, rate in spec.limits().items()
             },
             headroom=spec.headroom,
@@ -56,11 +61,7 @@ async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limit
     store = RedisStore.from_url(settings.redis())
     try:
         async with Limiter(store, quotas(manifest), observer=METRICS.observe) as found:
-            for scope in manifest.quotas:
-                await found.clock(scope)
-                break
-            else:
-                await store.ping()
+            await store.ping()
             yield found
     except StoreLost as lost:
         raise Unreachable(f"{lost}; start one with `fleet dev` or set FLEET_REDIS_URL") from None
@@ -191,6 +192,8 @@ async def run_pools(settings: Settings, manifest: Manifest, names: Sequence[str]
         async with AsyncExitStack() as stack:
             client = await connect(settings)
             shared = await stack.enter_async_context(limiter(settings, manifest))
+            for quota in quotas(manifest).values():
+                await shared.configure(quota)
             pools = [await _build(stack, settings, manifest, name, shared) for name in names]
             running = [await stack.enter_async_context(worker(client, pool, on_fatal=failed)) for pool in pools]
             checks: dict[str, health.Check] = {

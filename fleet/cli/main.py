@@ -100,7 +100,10 @@ def stop(
     reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "stopped by an operator",
     manifest: ManifestOption = None,
 ) -> None:
-    """Ask one run to finish soon: an effect under way is waited for."""
+    """Ask one run to finish soon.
+
+    An effect under way is waited for.
+    """
     from fleet.cli import runs
 
     runs.stop(run_id, reason=reason, manifest=manifest)
@@ -108,7 +111,10 @@ def stop(
 
 @app.command()
 def check(manifest: ManifestOption = None, json: JsonOption = False) -> None:
-    """Check the manifest and the settings; print every problem at once."""
+    """Check manifest and settings.
+
+    Prints every problem at once.
+    """
     from fleet.cli import operations
 
     operations.check(manifest=manifest, json=json)
@@ -116,7 +122,10 @@ def check(manifest: ManifestOption = None, json: JsonOption = False) -> None:
 
 @app.command()
 def doctor(manifest: ManifestOption = None, json: JsonOption = False) -> None:
-    """Ask every component whether it can be reached and fits, and say what to do if not."""
+    """Ask every component whether it can be reached.
+
+    Says of each what is wrong and what to do.
+    """
     from fleet.cli import operations
 
     operations.doctor(manifest=manifest, json=json)
@@ -127,7 +136,7 @@ def worker(
     pools: Annotated[list[str], typer.Argument(metavar="POOL…", help="Pools to serve: agents, llm, search, email.")],
     manifest: ManifestOption = None,
 ) -> None:
-    """Serve one or more pools until SIGTERM, then drain."""
+    """Serve pools until SIGTERM, then drain."""
     from fleet.cli import operations
 
     operations.worker(pools, manifest=manifest)
@@ -173,12 +182,12 @@ def main() -> NoReturn:
 
 def _run(command: Any) -> int:
     try:
-        command(standalone_mode=False)
+        # an Exit comes back as its code
+        code = command(standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except FleetError as error:
         output.problem(str(error))
         return 2
-    except typer.Exit as stop_:
-        return stop_.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
@@ -186,14 +195,16 @@ def _run(command: Any) -> int:
     except Exception as error:  # noqa: BLE001 - the last handler of the process
         # click's usage errors are known by their shape: typer carries a click of its own
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            output.problem(error.format_message())
+            if type(error).__name__ == "NoArgsIsHelpError":
+                typer.echo(error.format_message())
+            else:
+                output.problem(error.format_message())
             return 2
         # anything else is a defect and keeps its traceback
         import traceback
 
         traceback.print_exc()
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -59,9 +59,11 @@ local function begin(key, now)
   return scope
 end
 
--- now, closed_for, pace, epoch, born, then name, clock, rate, burst of each limit
+-- now, closed_for, pace, epoch, born, recovery, then name, clock, rate, burst of each limit
 local function reading(scope)
-  local answer = {text(scope.at), text(closed_for(scope)), text(scope.pace), text(scope.epoch), text(scope.born)}
+  local answer = {
+    text(scope.at), text(closed_for(scope)), text(scope.pace), text(scope.epoch), text(scope.born), text(scope.recovery)
+  }
   for _, name in ipairs(scope.names) do
     local bucket = scope.buckets[name]
     for _, value in ipairs({name, text(bucket.clock), text(bucket.rate), text(bucket.burst)}) do

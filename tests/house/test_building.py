@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,9 @@ def test_no_module_shadows_the_standard_library():
 
 def test_nobody_else_owns_our_import_names():
     owners = packages_distributions()
-    assert {room: set(owners.get(room, [])) for room in ROOMS} == {room: {"agent-fleet"} for room in ROOMS}
+    assert {room: set(owners.get(room, [])) - {"agent-fleet"} for room in ROOMS} == {room: set() for room in ROOMS}
+    origins = {room: find_spec(room).origin for room in ROOMS}
+    assert origins == {room: str(ROOT / room / "__init__.py") for room in ROOMS}
 
 
 def test_every_stub_is_served_by_exactly_one_activity():

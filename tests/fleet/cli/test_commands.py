@@ -63,11 +63,16 @@ def test_check_finds_no_problem_in_the_shipped_manifest(fleet):
 
 
 def test_check_tells_every_problem_at_once(fleet, tmp_path):
-    broken = (ROOT / "deploy" / "fleet.toml").read_text().replace('"600/m"', '"lots"').replace('"search", ', '"serch", ')
+    broken = (
+        (ROOT / "deploy" / "fleet.toml").read_text().replace('"600/m"', '"lots"').replace('"search", ', '"serch", ')
+    )
     (tmp_path / "broken.toml").write_text(broken)
     found = fleet("check", "--manifest", "broken.toml")
     assert found.returncode == 2
-    assert [line.split(": ")[2] for line in found.stderr.splitlines()] == ['quotas."openai/sim-large".requests', "agents.researcher.tools"]
+    assert [line.split(": ")[2] for line in found.stderr.splitlines()] == [
+        'quotas."openai/sim-large".requests',
+        "agents.researcher.tools",
+    ]
 
 
 def test_an_unknown_command_is_refused(fleet):

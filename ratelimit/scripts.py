@@ -1,0 +1,47 @@
+"""Loads the Lua scripts, resolves their includes, and calls them by their digest."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+VERBS = ("reserve", "clock", "settle", "cancel", "cool_down", "configure", "inspect")
+
+_INCLUDE = re.compile(r"^--#include (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One verb, ready to be called."""
+
+    verb: str
+    text: str
+    sha: str
+
+
+def source(file: str) -> str:
+    """A file of `lua/`, as it is written."""
+    return resources.files("ratelimit").joinpath("lua", file).read_text(encoding="utf-8")
+
+
+@cache
+def script(verb: str) -> Script:
+    """A verb's script with its includes in place."""
+    text = _INCLUDE.sub(lambda match: source(match[1]).rstrip("\n"), source(f"{verb}.lua"))
+    # EVALSHA names a script by its SHA-1; nothing rests on its strength
+    return Script(verb, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def call(redis: "Redis", verb: str, keys: Sequence[str], args: Sequence[str]) -> Any:
+    """Run a verb; a server that does not know the script yet is sent it."""
+    known = script(verb)
+    try:
+        return await redis.evalsha(known.sha, len(keys), *keys, *args)
+    except NoScriptError:
+        return await redis.eval(known.text, len(keys), *keys, *args)

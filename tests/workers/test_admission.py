@@ -1,0 +1,210 @@
+"""Admission: waits are states, failures are counted, a 429 closes the scope for all."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from fleet.contracts.names import FailureType
+from ratelimit.limiter import Limiter
+from ratelimit.memory import MemoryStore
+from ratelimit.quota import Limit, Quota
+from temporalio import activity, workflow
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
+from temporalio.testing import ActivityEnvironment
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from workers.admission import Admission
+from workers.providers import errors
+
+SCOPE = "openai/m"
+
+
+class Desk:
+    """One limiter with one scope of 100 requests a second, ten at once, and an activity that goes through it."""
+
+    def __init__(self, *, inline_s: float = 0.5) -> None:
+        self.quota = Quota(scope=SCOPE, limits={"requests": Limit(capacity=6000, burst=10)})
+        self.limiter = Limiter(MemoryStore(), {SCOPE: self.quota})
+        self.admission = Admission(self.limiter, {SCOPE: frozenset({"requests"})}, timedelta(seconds=inline_s))
+        self.calls = 0
+
+    async def __aenter__(self) -> "Desk":
+        await self.limiter.configure(self.quota, full=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.limiter.aclose()
+
+    def call(
+        self, units: float = 1, *, answer: Exception | None = None, max_failures: int = 3
+    ) -> Callable[[], Awaitable[float]]:
+        """The body of an activity: one call of a provider that answers as told."""
+
+        async def body() -> float:
+            cost = {"requests": units, "tokens": 99.0}
+            async with self.admission.admitted(SCOPE, cost, max_failures=max_failures) as admitted:
+                self.calls += 1
+                if answer is not None:
+                    raise answer
+                admitted.actual = {"requests": units, "tokens": 50.0}
+            use = admitted.use()
+            assert use is not None
+            return use.waited_s
+
+        return body
+
+    async def attempt(self, body: Callable[[], Awaitable[float]], *, activity_id: str = "1", attempt: int = 1) -> float:
+        """Run the body as one attempt of an activity."""
+        environment = ActivityEnvironment()
+        environment.info = replace(environment.info, activity_id=activity_id, attempt=attempt)
+        return await environment.run(body)
+
+
+async def test_a_free_scope_admits_at_once():
+    async with Desk() as desk:
+        assert await desk.attempt(desk.call()) < 0.2
+        assert desk.calls == 1
+
+
+async def test_a_scope_without_a_quota_is_not_limited():
+    async with Desk() as desk:
+
+        async def body() -> None:
+            async with desk.admission.admitted("search/other", {"requests": 1e9}, max_failures=1) as admitted:
+                assert admitted.use() is None
+
+        await ActivityEnvironment().run(body)
+
+
+async def test_a_short_wait_is_slept_in_the_slot():
+    async with Desk() as desk:
+        await desk.attempt(desk.call(10), activity_id="1")
+        assert 0.1 < await desk.attempt(desk.call(20), activity_id="2") < 0.5
+
+
+async def test_a_long_wait_gives_the_slot_back_and_names_the_time_of_its_place():
+    async with Desk() as desk:
+        await desk.attempt(desk.call(10), activity_id="1")
+        with pytest.raises(ApplicationError) as raised:
+            await desk.attempt(desk.call(200), activity_id="2")
+        error = raised.value
+        assert (error.type, error.category) == (FailureType.QUOTA_WAIT, ApplicationErrorCategory.BENIGN)
+        assert not error.non_retryable
+        assert "waits for openai/m requests: its place comes in" in error.message
+        assert error.next_retry_delay is not None
+        # booked at two seconds; back half an inline wait early
+        assert timedelta(seconds=1.5) < error.next_retry_delay < timedelta(seconds=2)
+        assert desk.calls == 1
+
+
+async def test_who_comes_back_finds_its_own_place_and_pays_once():
+    async with Desk() as desk:
+        await desk.attempt(desk.call(10), activity_id="1")
+        with pytest.raises(ApplicationError):
+            await desk.attempt(desk.call(100), activity_id="2")
+        with pytest.raises(ApplicationError):
+            await desk.attempt(desk.call(100), activity_id="2", attempt=2)
+        seen = await desk.limiter.inspect(SCOPE)
+        assert -101 < seen.limits["requests"].level < -90
+
+
+async def test_an_estimate_is_settled_by_what_the_call_really_cost():
+    async with Desk() as desk:
+
+        async def body() -> None:
+            async with desk.admission.admitted(SCOPE, {"requests": 10.0}, max_failures=1) as admitted:
+                admitted.actual = {"requests": 1.0}
+
+        await ActivityEnvironment().run(body)
+        assert (await desk.limiter.inspect(SCOPE)).limits["requests"].level >= 9
+
+
+async def test_a_429_closes_the_scope_for_everybody():
+    async with Desk() as desk:
+        with pytest.raises(ApplicationError) as raised:
+            await desk.attempt(desk.call(answer=errors.RateLimited("429", retry_after_s=30)))
+        assert raised.value.type == FailureType.RATE_LIMITED
+        seen = await desk.limiter.inspect(SCOPE)
+        assert timedelta(seconds=29) < seen.closed_for <= timedelta(seconds=30)
+        with pytest.raises(ApplicationError) as waiting:
+            await desk.attempt(desk.call(), activity_id="2")
+        assert waiting.value.type == FailureType.QUOTA_WAIT
+        assert desk.calls == 1
+
+
+async def test_a_draining_worker_gives_back_what_stands_in_line():
+    async with Desk(inline_s=60) as desk:
+        await desk.attempt(desk.call(10))
+        environment = ActivityEnvironment()
+        environment.worker_shutdown()
+        with pytest.raises(ApplicationError) as raised:
+            await environment.run(desk.call(1000))
+        assert (raised.value.type, raised.value.category) == (
+            FailureType.SHUTTING_DOWN,
+            ApplicationErrorCategory.BENIGN,
+        )
+
+
+@workflow.defn
+class OneCall:
+    """Schedules the activity under test."""
+
+    @workflow.run
+    async def run(self) -> int:
+        found: int = await workflow.execute_activity(
+            "call",
+            result_type=int,
+            start_to_close_timeout=timedelta(seconds=30),
+            heartbeat_timeout=timedelta(seconds=10),
+        )
+        return found
+
+
+async def _through_temporal(temporal, desk: Desk, answers: list[Exception | None], max_failures: int) -> int:
+    """Let a real server retry the activity; answers the number of its attempts."""
+
+    @activity.defn(name="call")
+    async def call() -> int:
+        attempt = activity.info().attempt
+        await desk.call(answer=answers[min(attempt, len(answers)) - 1], max_failures=max_failures)()
+        return attempt
+
+    queue = f"q-{uuid4().hex}"
+    async with Worker(
+        temporal,
+        task_queue=queue,
+        workflows=[OneCall],
+        activities=[call],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    ):
+        found: int = await temporal.execute_workflow(OneCall.run, id=queue, task_queue=queue)
+        return found
+
+
+async def test_rejections_never_fail_an_activity_however_many_there_are(temporal):
+    async with Desk() as desk:
+        rejected = errors.RateLimited("429", retry_after_s=0.0)
+        assert await _through_temporal(temporal, desk, [*[rejected] * 8, None], max_failures=2) == 9
+
+
+async def test_real_failures_are_counted_apart_from_waits(temporal, monkeypatch):
+    monkeypatch.setattr("workers.failures.FIRST_DELAY_S", 0.01)
+    async with Desk() as desk:
+        rejected, failed = errors.RateLimited("429", retry_after_s=0.0), errors.Unavailable("500")
+        answers = [failed, rejected, rejected, failed, rejected, None]
+        assert await _through_temporal(temporal, desk, answers, max_failures=3) == 6
+
+
+async def test_a_provider_that_really_fails_is_given_up_after_its_policy(temporal, monkeypatch):
+    monkeypatch.setattr("workers.failures.FIRST_DELAY_S", 0.01)
+    async with Desk() as desk:
+        rejected, failed = errors.RateLimited("429", retry_after_s=0.0), errors.Unavailable("500")
+        with pytest.raises(WorkflowFailureError) as raised:
+            await _through_temporal(temporal, desk, [failed, rejected, failed, rejected, failed, None], max_failures=3)
+        assert isinstance(raised.value.cause, ActivityError)
+        cause = raised.value.cause.cause
+        assert isinstance(cause, ApplicationError)
+        assert (cause.type, cause.message) == (FailureType.PROVIDER_FAILED, "500 (failed 3 times)")
+        assert desk.calls == 5
