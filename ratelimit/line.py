@@ -244,8 +244,5 @@ def expected(booking: Booking, reading: ClockReading) -> tuple[float, str]:
 
 
 def _expired(booking: Booking, reading: ClockReading) -> bool:
-    for limit, due in booking.due.items():
-        dial = reading.dials.get(limit)
-        if dial is not None and model.expired(dial.clock, due, dial.burst, dial.rate):
-            return True
-    return False
+    charged = ((reading.dials[limit], due) for limit, due in booking.due.items() if limit in reading.dials)
+    return model.expired((dial.clock, due, dial.rate, dial.burst) for dial, due in charged)

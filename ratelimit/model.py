@@ -6,7 +6,7 @@ the clock reaches the place's `due`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -101,9 +101,18 @@ def shortfall(due: float, clock: float) -> float:
     return lacking
 
 
-def expired(clock: float, due: float, burst: float, rate: float) -> bool:
-    """The place is picked up so late that the provider's own bucket has long forgotten it."""
-    return clock - due > max(burst / 2, rate * GRACE_S)
+def expired(limits: Iterable[tuple[float, float, float, float]]) -> bool:
+    """The place is picked up so late that the provider's own bucket has long forgotten it.
+
+    Args:
+        limits: clock, due, rate and burst of each limit that was charged. While one of them is not due yet the place
+            waits, however long ago the others were; once all are, half a burst of the tightest may pass.
+    """
+    late, tolerated = math.inf, math.inf
+    for clock, due, rate, burst in limits:
+        late = min(late, (clock - due) / rate)
+        tolerated = min(tolerated, burst / 2 / rate)
+    return late > max(tolerated, GRACE_S)
 
 
 def permit_id(key: str, generation: int) -> str:
@@ -341,11 +350,8 @@ class Model:
     def _expired(scope: Scope, place: Record) -> bool:
         if place.booked_at < scope.born:
             return True
-        for limit, due in place.due.items():
-            bucket = scope.buckets.get(limit)
-            if bucket is not None and expired(bucket.clock, due, bucket.burst, bucket.rate):
-                return True
-        return False
+        charged = ((scope.buckets[limit], due) for limit, due in place.due.items() if limit in scope.buckets)
+        return expired((bucket.clock, due, bucket.rate, bucket.burst) for bucket, due in charged)
 
     @staticmethod
     def _ask_again(scope: Scope, place: Record, ask: Ask) -> Booking:

@@ -20,6 +20,8 @@ TUNING = [
         "matching.numTaskqueueReadPartitions": "1",
         "matching.numTaskqueueWritePartitions": "1",
         "matching.enableFairness": "true",
+        # else no timer, retries included, fires before a second has passed
+        "history.timerProcessorMaxTimeShift": '"50ms"',
     }.items()
 ]
 

@@ -28,6 +28,18 @@ local function closed_for(scope)
   return math.max(0, scope.cooldown_until - scope.at)
 end
 
+-- seconds until every limit has got what it is owed, and the limit that takes longest
+local function wait_for(scope, owed)
+  local longest, binding = 0, 'cooldown'
+  for _, name in ipairs(scope.names) do
+    local full = (owed[name] or 0) / scope.buckets[name].rate
+    if full > longest then
+      longest, binding = full, name
+    end
+  end
+  return closed_for(scope) + seconds_until(longest, scope.pace, scope.recovery), binding
+end
+
 local function refill(scope, now)
   local start = math.max(scope.at, scope.cooldown_until)
   -- an instant before the last one is a server's clock that was set back: time stands still until it has caught up

@@ -19,24 +19,15 @@ local function expired(scope, place)
   if place.booked_at < scope.born then
     return true
   end
+  local late, tolerated = math.huge, math.huge
   for _, name in ipairs(place.names) do
     local bucket = scope.buckets[name]
-    if bucket and bucket.clock - place.due[name] > math.max(bucket.burst / 2, bucket.rate * GRACE_S) then
-      return true
+    if bucket then
+      late = math.min(late, (bucket.clock - place.due[name]) / bucket.rate)
+      tolerated = math.min(tolerated, bucket.burst / 2 / bucket.rate)
     end
   end
-  return false
-end
-
-local function wait_for(scope, owed)
-  local longest, binding = 0, 'cooldown'
-  for _, name in ipairs(scope.names) do
-    local full = (owed[name] or 0) / scope.buckets[name].rate
-    if full > longest then
-      longest, binding = full, name
-    end
-  end
-  return closed_for(scope) + seconds_until(longest, scope.pace, scope.recovery), binding
+  return late > math.max(tolerated, GRACE_S)
 end
 
 local function ask_again(scope, key, place, ask)

@@ -4,7 +4,14 @@ from datetime import timedelta
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from ratelimit.keys import place_key, scope_key
 from ratelimit.model import Model, Record, permit_id
@@ -17,7 +24,9 @@ EXAMPLES = int(os.environ.get("FLEET_STATE_MACHINE_EXAMPLES", "100"))
 
 QUOTAS = [
     Quota(scope=SCOPE, limits={"requests": Limit(capacity=60)}),
-    Quota(scope=SCOPE, limits={"requests": Limit(capacity=500), "tokens": Limit(capacity=1e5, burst=7e3)}, headroom=0.9),
+    Quota(
+        scope=SCOPE, limits={"requests": Limit(capacity=500), "tokens": Limit(capacity=1e5, burst=7e3)}, headroom=0.9
+    ),
     Quota(
         scope=SCOPE,
         limits={"tokens": Limit(capacity=3e4, period=timedelta(seconds=7)), "requests": Limit(capacity=7, burst=1.5)},

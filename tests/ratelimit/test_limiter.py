@@ -1,0 +1,356 @@
+import asyncio
+import pickle
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+import pytest
+
+from ratelimit import events
+from ratelimit.errors import BadCost, CostTooLarge, Denied, RateLimitError, StoreLost, UnknownLimit, UnknownScope
+from ratelimit.limiter import Denial, Limiter, Permit, Place
+from ratelimit.memory import MemoryStore
+from ratelimit.places import Ask, Bookings, ClockReading
+from ratelimit.quota import Limit, Quota
+from ratelimit.store import RedisStore
+
+SCOPE = "openai/sim"
+QUOTA = Quota(scope=SCOPE, limits={"requests": Limit(capacity=60, burst=10), "tokens": Limit(capacity=60_000)})
+ONE = {"requests": 1.0}
+
+
+def s(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
+
+
+class JumpingClock:
+    """Time passes only while everybody waits, and then at once."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        if not event.is_set():
+            self.now += seconds
+
+    async def reach(self, instant: float) -> None:
+        for _ in range(100_000):
+            if self.now >= instant:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("nobody lets the time pass")
+
+
+class CountingStore(MemoryStore):
+    """Answers late, may be lost, and keeps count."""
+
+    def __init__(self, clock: JumpingClock) -> None:
+        super().__init__(clock.time)
+        self.batches: list[int] = []
+        self.looks: list[float] = []
+        self.lost_until = 0.0
+        self.local = clock
+
+    async def reserve(self, scope: str, asks: Sequence[Ask], *, now: float | None = None) -> Bookings | None:
+        await asyncio.sleep(0)
+        self._check()
+        self.batches.append(len(asks))
+        answer = await super().reserve(scope, asks, now=now)
+        await asyncio.sleep(0)
+        return answer
+
+    async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
+        self._check()
+        self.looks.append(self.local.now)
+        return await super().clock(scope, now=now)
+
+    def _check(self) -> None:
+        if self.local.now < self.lost_until:
+            raise StoreLost("Redis at nowhere does not answer")
+
+
+@pytest.fixture
+def clock() -> JumpingClock:
+    return JumpingClock()
+
+
+@pytest.fixture
+def store(clock: JumpingClock) -> CountingStore:
+    return CountingStore(clock)
+
+
+@pytest.fixture
+def told() -> list[events.Event]:
+    return []
+
+
+@pytest.fixture
+async def limiter(store: CountingStore, clock: JumpingClock, told: list[events.Event]) -> AsyncIterator[Limiter]:
+    async with Limiter(store, {SCOPE: QUOTA}, observer=told.append, clock=clock) as found:
+        await found.configure(QUOTA, full=True)
+        yield found
+
+
+async def level(limiter: Limiter, name: str = "requests") -> float:
+    return (await limiter.inspect(SCOPE)).limits[name].level
+
+
+async def test_what_is_free_is_granted_at_once(limiter: Limiter, told: list[events.Event]) -> None:
+    permit = await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+    assert isinstance(permit, Permit)
+    assert (permit.scope, permit.cost, permit.waited) == (SCOPE, ONE, s(0))
+    assert told == [
+        events.Booked(scope=SCOPE, wait_s=0.0, rebooked=False),
+        events.Granted(scope=SCOPE, waited_s=0.0),
+    ]
+
+
+async def test_a_permit_comes_when_its_time_has_come(limiter: Limiter, clock: JumpingClock) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    permit = await limiter.acquire(SCOPE, {"requests": 5}, max_wait=s(5))
+    assert clock.now == pytest.approx(1005, abs=0.01)
+    assert permit.waited.total_seconds() == pytest.approx(5, abs=0.01)
+
+
+async def test_a_wait_beyond_max_wait_is_denied_and_spends_nothing(limiter: Limiter, told: list[events.Event]) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    with pytest.raises(Denied) as caught:
+        await limiter.acquire(SCOPE, {"requests": 5}, max_wait=s(4))
+    assert (caught.value.scope, caught.value.limit) == (SCOPE, "requests")
+    assert s(5) <= caught.value.retry_after <= s(5.0001)
+    assert await level(limiter) == 0
+    assert told[-1] == events.Denied(scope=SCOPE, limit="requests", retry_after_s=5.0, held=False)
+
+
+async def test_a_held_place_is_still_there_when_the_caller_comes_back(limiter: Limiter, clock: JumpingClock) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    with pytest.raises(Denied) as caught:
+        await limiter.acquire(SCOPE, {"requests": 5}, max_wait=s(1), key="k", asker="1", hold=True)
+    await limiter.reserve(SCOPE, {"requests": 50}, max_wait=s(1000))
+    clock.now += caught.value.retry_after.total_seconds()
+    permit = await limiter.acquire(SCOPE, {"requests": 5}, max_wait=s(1), key="k", asker="2", hold=True)
+    assert permit.waited.total_seconds() == pytest.approx(5, abs=0.01)
+
+
+async def test_a_thousand_denied_callers_get_a_thousand_different_times(limiter: Limiter) -> None:
+    asks = (limiter.reserve(SCOPE, ONE, max_wait=s(1), key=str(i), hold=True) for i in range(1000))
+    answers = await asyncio.gather(*asks)
+    times = {a.retry_after for a in answers if isinstance(a, Denial)}
+    assert len(times) == 1000 - sum(isinstance(a, Place) for a in answers)
+
+
+async def test_reserve_answers_with_data(limiter: Limiter) -> None:
+    place = await limiter.reserve(SCOPE, {"requests": 10}, max_wait=s(0), key="k")
+    assert isinstance(place, Place)
+    assert (place.id, place.wait) == ("k#1", s(0))
+    denial = await limiter.reserve(SCOPE, {"requests": 2}, max_wait=s(0))
+    assert isinstance(denial, Denial)
+    assert (denial.limit, denial.held) == ("requests", False)
+
+
+async def test_asks_during_a_call_travel_together_in_the_next(limiter: Limiter, store: CountingStore) -> None:
+    permits = await asyncio.gather(*(limiter.acquire(SCOPE, ONE, max_wait=s(300)) for _ in range(250)))
+    assert len(permits) == 250
+    assert store.batches == [100, 100, 50]
+
+
+async def test_first_come_first_served(limiter: Limiter) -> None:
+    order: list[int] = []
+
+    async def caller(number: int) -> None:
+        await limiter.acquire(SCOPE, {"requests": 1 + number % 3}, max_wait=s(1000))
+        order.append(number)
+
+    await asyncio.gather(*(caller(n) for n in range(50)))
+    assert order == list(range(50))
+
+
+async def test_while_anyone_waits_the_clock_is_read_four_times_a_second(limiter: Limiter, store: CountingStore) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    await asyncio.gather(*(limiter.acquire(SCOPE, {"requests": 0.001}, max_wait=s(20)) for _ in range(3)))
+    store.looks.clear()
+    await limiter.acquire(SCOPE, {"requests": 5}, max_wait=s(20))
+    gaps = [b - a for a, b in zip(store.looks, store.looks[1:], strict=False)]
+    assert max(gaps) == pytest.approx(0.25)
+    assert len(store.looks) < 30
+
+
+async def test_nobody_looks_when_nobody_waits(limiter: Limiter, store: CountingStore) -> None:
+    await limiter.acquire(SCOPE, {"requests": 11}, max_wait=s(5))
+    line = limiter._lines[SCOPE]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert line._watcher is None
+    assert line._flight is None
+
+
+async def test_a_cooldown_set_elsewhere_is_never_missed(
+    limiter: Limiter, store: CountingStore, clock: JumpingClock
+) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    waiting = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 2}, max_wait=s(60)))
+    await clock.reach(1001)
+    until = clock.now + 30
+    await store.cool_down(SCOPE, for_s=30, epoch=None, cut=False)
+    await waiting
+    assert clock.now >= until
+
+
+async def test_a_place_that_a_cooldown_has_put_off_is_denied_and_kept(
+    limiter: Limiter, store: CountingStore, clock: JumpingClock
+) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    kept = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 2}, max_wait=s(5), key="k", hold=True))
+    dropped = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 2}, max_wait=s(5)))
+    await clock.reach(1001)
+    await store.cool_down(SCOPE, for_s=30, epoch=None, cut=False)
+    for task in (kept, dropped):
+        with pytest.raises(Denied) as caught:
+            await task
+        assert s(30) < caught.value.retry_after < s(34)
+    assert await level(limiter) == pytest.approx(-1, abs=0.3)
+    clock.now += 32
+    again = await limiter.acquire(SCOPE, {"requests": 2}, max_wait=s(1), key="k", asker="2", hold=True)
+    assert again.generation == 1
+
+
+async def test_a_refund_calls_up_who_waits(limiter: Limiter, clock: JumpingClock) -> None:
+    spender = await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    waiting = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 8}, max_wait=s(60)))
+    await clock.reach(1001)
+    await limiter.settle(spender, {"requests": 1})
+    assert (await waiting).waited < s(1.5)
+
+
+async def test_settling_twice_equals_once(limiter: Limiter, told: list[events.Event]) -> None:
+    permit = await limiter.acquire(SCOPE, {"requests": 4}, max_wait=s(0))
+    for _ in range(2):
+        await limiter.settle(permit, {"requests": 1})
+    assert await level(limiter) == 9
+    assert told.count(events.Settled(scope=SCOPE)) == 1
+
+
+async def test_a_cancelled_caller_gives_its_place_back(limiter: Limiter, clock: JumpingClock) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    waiting = [
+        asyncio.create_task(limiter.acquire(SCOPE, {"requests": 30}, max_wait=s(60), key=key)) for key in ("k", None)
+    ]
+    await clock.reach(1001)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert await level(limiter) > 0
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_caller_cancelled_at_any_turn_leaves_nothing_charged(limiter: Limiter, turns: int) -> None:
+    task = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 4}, max_wait=s(60)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    finished = not task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await limiter.aclose()
+    assert await level(limiter) == (6 if finished else 10)
+
+
+async def test_rejections_of_one_burst_cut_the_pace_once(limiter: Limiter, told: list[events.Event]) -> None:
+    permits = [await limiter.acquire(SCOPE, ONE, max_wait=s(0)) for _ in range(3)]
+    for permit in permits:
+        await limiter.cool_down(SCOPE, retry_after=s(7), permit=permit)
+    seen = await limiter.inspect(SCOPE)
+    assert (seen.pace, seen.closed_for, seen.epoch) == (0.5, s(7), 1)
+    assert [e.cut for e in told if isinstance(e, events.Cooled)] == [True, False, False]
+
+
+async def test_a_store_that_knows_nothing_is_seeded_cold(store: CountingStore, clock: JumpingClock) -> None:
+    async with Limiter(store, {SCOPE: QUOTA}, clock=clock) as limiter:
+        permit = await limiter.acquire(SCOPE, {"requests": 3}, max_wait=s(60))
+        assert permit.waited.total_seconds() == pytest.approx(3, abs=0.01)
+        store.model.scopes.clear()
+        await limiter.cool_down(SCOPE, retry_after=s(1))
+        store.model.scopes.clear()
+        assert (await limiter.clock(SCOPE)).dials["requests"].clock == 0
+
+
+async def test_who_waits_while_the_state_is_lost_is_booked_anew(
+    limiter: Limiter, store: CountingStore, clock: JumpingClock
+) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    waiting = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 4}, max_wait=s(60)))
+    await clock.reach(1002)
+    lost_at = clock.now
+    store.model.scopes.clear()
+    permit = await waiting
+    assert clock.now >= lost_at + 4
+    assert permit.waited.total_seconds() == pytest.approx(clock.now - 1000, abs=0.01)
+
+
+async def test_who_waits_outlives_a_short_outage(limiter: Limiter, store: CountingStore, clock: JumpingClock) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    waiting = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 4}, max_wait=s(4)))
+    await clock.reach(1001)
+    store.lost_until = clock.now + 2
+    assert (await waiting).waited < s(4.5)
+
+
+async def test_an_outage_beyond_max_wait_is_reported(
+    limiter: Limiter, store: CountingStore, clock: JumpingClock
+) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    waiting = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 4}, max_wait=s(4)))
+    await clock.reach(1001)
+    store.lost_until = clock.now + 1e6
+    with pytest.raises(StoreLost):
+        await waiting
+    with pytest.raises(StoreLost):
+        await limiter.acquire(SCOPE, ONE, max_wait=s(4))
+
+
+async def test_who_waits_when_the_limiter_closes_is_told(limiter: Limiter, clock: JumpingClock) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    waiting = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 400}, max_wait=s(1e6)))
+    await clock.reach(1001)
+    await limiter.aclose()
+    with pytest.raises(StoreLost, match="closed"):
+        await waiting
+
+
+async def test_what_cannot_be_is_refused(limiter: Limiter) -> None:
+    with pytest.raises(UnknownScope, match="openai/other"):
+        await limiter.acquire("openai/other", ONE, max_wait=s(0))
+    with pytest.raises(UnknownScope):
+        await limiter.clock("openai/other")
+    with pytest.raises(UnknownLimit, match="pages"):
+        await limiter.acquire(SCOPE, {"pages": 1}, max_wait=s(0))
+    with pytest.raises(CostTooLarge):
+        await limiter.acquire(SCOPE, {"requests": float("inf")}, max_wait=s(0))
+    with pytest.raises(BadCost):
+        await limiter.reserve(SCOPE, {"requests": -1}, max_wait=s(0))
+    with pytest.raises(BadCost):
+        await limiter.cool_down(SCOPE, retry_after=s(-1))
+    assert await level(limiter) == 10
+
+
+def test_a_denial_survives_pickling() -> None:
+    denied = pickle.loads(pickle.dumps(Denied(s(3), SCOPE, "requests")))
+    assert (denied.retry_after, denied.scope, denied.limit) == (s(3), SCOPE, "requests")
+    assert isinstance(denied, RateLimitError)
+
+
+async def test_two_processes_share_one_quota(redis_store: RedisStore, valkey: str) -> None:
+    quota = Quota(scope=SCOPE, limits={"requests": Limit(capacity=200, period=s(1), burst=1)})
+    other_store = RedisStore.from_url(valkey)
+    async with Limiter(redis_store, {SCOPE: quota}) as one, Limiter(other_store, {SCOPE: quota}) as other:
+        began = time.monotonic()
+        await asyncio.gather(
+            *(limiter.acquire(SCOPE, ONE, max_wait=s(5)) for limiter in (one, other) for _ in range(20))
+        )
+        assert 0.19 <= time.monotonic() - began < 2
+        counters = (await one.inspect(SCOPE)).counters
+        assert counters.grants == 40
+    await other_store.aclose()

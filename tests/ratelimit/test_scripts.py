@@ -1,0 +1,61 @@
+import re
+from importlib import resources
+
+import pytest
+
+from ratelimit import scripts
+from ratelimit.limiter import Limiter
+from ratelimit.store import RedisStore
+
+FILES = sorted(f.name for f in resources.files("ratelimit").joinpath("lua").iterdir() if f.name.endswith(".lua"))
+USED = re.compile(r"\b(KEYS|ARGV)\[(\d+)\]")
+DOCUMENTED = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.)?\]  ", re.MULTILINE)
+
+
+def _header(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True)[: text.split("\n").index("")] if line[:2] == "--")
+
+
+def test_there_is_one_script_per_verb() -> None:
+    assert sorted(f"{verb}.lua" for verb in scripts.VERBS) == [f for f in FILES if not f.startswith("_")]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_script_stays_under_120_lines(file: str) -> None:
+    assert len(scripts.source(file).splitlines()) < 120
+
+
+@pytest.mark.parametrize("verb", scripts.VERBS)
+def test_a_script_says_its_purpose_and_what_it_returns(verb: str) -> None:
+    header = _header(scripts.source(f"{verb}.lua"))
+    assert header.startswith("-- Purpose: ")
+    assert "\n-- Returns: " in header
+
+
+@pytest.mark.parametrize("verb", scripts.VERBS)
+def test_every_key_and_argument_is_documented_and_used(verb: str) -> None:
+    text = scripts.source(f"{verb}.lua")
+    header = _header(text)
+    body = text.removeprefix(header)
+    documented = {(kind, int(number), bool(rest)) for kind, number, rest in DOCUMENTED.findall(header)}
+    fixed = {(kind, number) for kind, number, rest in documented if not rest}
+    assert fixed == {(kind, int(number)) for kind, number in USED.findall(body)}
+    for kind, number, rest in documented:
+        if rest:
+            # a tail is walked: by a counter that starts at its first index
+            assert re.search(rf"\b{kind}\[[a-z]", body), f"{kind}[{number}..] is documented and not used"
+    for kind in set(re.findall(r"\b(KEYS|ARGV)\[[a-z]", body)):
+        assert any(k == kind and rest for k, _, rest in documented)
+
+
+@pytest.mark.parametrize("verb", scripts.VERBS)
+def test_includes_are_resolved(verb: str) -> None:
+    assert "#include" in scripts.source(f"{verb}.lua")
+    assert "#include" not in scripts.script(verb).text
+
+
+async def test_a_server_that_forgot_its_scripts_is_sent_them_again(redis_store: RedisStore) -> None:
+    async with Limiter(redis_store, {}) as limiter:
+        for _ in range(2):
+            await redis_store._redis.script_flush()
+            assert not (await limiter.inspect("openai/sim")).configured

