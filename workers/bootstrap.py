@@ -40,9 +40,7 @@ def quotas(manifest: Manifest) -> dict[str, Quota]:
         scope: Quota(
             scope=scope,
             limits={
-                name: Limit(
-                    capacity=rate.units, period=rate.per, burst=(rate.burst or rate.units) * BURST_HEADROOM
-                )
+                name: Limit(capacity=rate.units, period=rate.per, burst=(rate.burst or rate.units) * BURST_HEADROOM)
                 for name, rate in spec.limits().items()
             },
             headroom=spec.headroom,

@@ -4,13 +4,14 @@ import asyncio
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -121,7 +122,11 @@ class EmbeddedStack:
         self._take_lock()
         try:
             self._check_ports()
-            await asyncio.gather(self._start_temporal(), self._start_valkey())
+            # both to their end: a server that is still starting could not be stopped
+            found = await asyncio.gather(self._start_temporal(), self._start_valkey(), return_exceptions=True)
+            for problem in found:
+                if problem is not None:
+                    raise problem
         except BaseException:
             await self.stop()
             raise
@@ -219,7 +224,7 @@ class EmbeddedStack:
             }
             child = await self._spawn("temporal", self._temporal_command(**chosen), {"GOGC": "400"})
             self._temporal = child
-            if await self._answers(child, lambda: _temporal_answers(chosen["temporal"])):
+            if await self._answers(child, partial(_temporal_answers, chosen["temporal"])):
                 self._keep_port(**chosen)
                 return
             self._temporal = None
@@ -255,14 +260,12 @@ class EmbeddedStack:
         fixed = self._ports.redis != 0
         for attempt in range(TRIES):
             port = self._ports.redis or _free_ports(1)[0]
-            # a mark by which our own server is known from one that took the port before it
-            mark = secrets.token_hex(8)
             command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
             command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
-            command += ["--maxmemory-policy", "noeviction", "--proc-title-template", f"{{title}} {mark}"]
+            command += ["--maxmemory-policy", "noeviction"]
             child = await self._spawn("valkey", command, {})
             self._valkey = child
-            if await self._answers(child, lambda port=port, mark=mark: _valkey_answers(port, mark)):  # type: ignore[misc]
+            if await self._answers(child, partial(_valkey_answers, port, child.pid)):
                 self._keep_port(redis=port)
                 return
             self._valkey = None
@@ -282,7 +285,7 @@ class EmbeddedStack:
         except SupervisorError as error:
             raise EmbeddedError(str(error)) from None
 
-    async def _answers(self, child: Tethered, ask) -> bool:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    async def _answers(self, child: Tethered, ask: Callable[[], Awaitable[bool]]) -> bool:
         """Whether the server answers before it dies or the time is up."""
         with suppress(TimeoutError):
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -302,11 +305,12 @@ async def _temporal_answers(port: int) -> bool:
     return True
 
 
-async def _valkey_answers(port: int, mark: str) -> bool:
+async def _valkey_answers(port: int, pid: int) -> bool:
+    # its own word for who it is: another server may have taken the port before it
     redis = Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1)
     try:
-        template = (await redis.config_get("proc-title-template")).get(b"proc-title-template", b"")
-        return mark.encode() in template
+        told = await redis.info("server")
+        return bool(told["process_id"] == pid)
     except RedisError:
         return False
     finally:

@@ -2,8 +2,8 @@
 
     python -I -S tether.py [--grace SECONDS] [--pid-file FILE] -- COMMAND ARGS…
 
-Standard input is the read end of a pipe that the parent holds. When it closes, however the parent ended, the command gets
-SIGTERM and, after the grace, SIGKILL. On Linux the command also dies with the tether itself. Standard library only: it
+Standard input is the read end of a pipe that the parent holds. When it closes, however the parent ended, the command
+gets SIGTERM and, after the grace, SIGKILL. On Linux the command also dies with the tether itself. Standard library only: it
 starts in 20 ms and runs in the background of everything.
 """
 
@@ -46,8 +46,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     try:
-        child = subprocess.Popen(  # noqa: PLW1509 - this process has one thread
-            options.command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent()
+        child = subprocess.Popen(
+            options.command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - this process has one thread
         )
     except OSError as error:
         print(f"{options.command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - goes to the command's log

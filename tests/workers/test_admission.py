@@ -6,15 +6,16 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from fleet.contracts.names import FailureType
-from ratelimit.limiter import Limiter
-from ratelimit.memory import MemoryStore
-from ratelimit.quota import Limit, Quota
 from temporalio import activity, workflow
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from fleet.contracts.names import FailureType
+from ratelimit.limiter import Limiter
+from ratelimit.memory import MemoryStore
+from ratelimit.quota import Limit, Quota
 from workers.admission import Admission
 from workers.providers import errors
 
