@@ -1,0 +1,96 @@
+"""What a trial asks of the simulators: the ledger, the mailbox, other options, faults."""
+
+import json
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from load.simulators.options import FaultOrder, OptionsError
+from load.simulators.world import World
+
+
+class Control:
+    """The routes."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def routes(self) -> list[Route]:
+        """Paths that no provider has."""
+        return [
+            Route("/_ledger", self._rows),
+            Route("/_ledger/summary", self._summary),
+            Route("/_ledger/window", _checked(self._window)),
+            Route("/_mail", self._mail),
+            Route("/_mail/summary", self._mail_summary),
+            Route("/_control", self._options),
+            Route("/_control", _checked(self._patch), methods=["POST", "PATCH"]),
+            Route("/_fault", _checked(self._fault), methods=["POST"]),
+            Route("/_health", self._health),
+        ]
+
+    async def _rows(self, request: Request) -> Response:
+        asked = request.query_params
+        limit = asked.get("limit")
+        rows = self._world.ledger.rows(
+            asked.get("provider"), int(asked.get("since", "0")), int(limit) if limit is not None else 10_000
+        )
+        return JSONResponse(rows)
+
+    async def _summary(self, request: Request) -> Response:
+        del request
+        return JSONResponse(self._world.ledger.summary())
+
+    async def _window(self, request: Request) -> Response:
+        asked = request.query_params
+        begin, end = float(asked.get("from", "0")), float(asked.get("to", str(self._world.now())))
+        if not (math.isfinite(begin) and math.isfinite(end)):
+            raise ValueError("from and to: seconds since 1970")
+        return JSONResponse(self._world.ledger.window(begin, end, asked.get("provider"), asked.get("model")))
+
+    async def _mail(self, request: Request) -> Response:
+        return JSONResponse(self._world.mailbox.find(request.query_params.get("message_id")))
+
+    async def _mail_summary(self, request: Request) -> Response:
+        del request
+        return JSONResponse(self._world.mailbox.summary())
+
+    async def _options(self, request: Request) -> Response:
+        del request
+        return self._now()
+
+    async def _patch(self, request: Request) -> Response:
+        self._world.options = self._world.options.patched(await request.json())
+        return self._now()
+
+    def _now(self) -> Response:
+        return JSONResponse(self._world.options.model_dump(mode="json"))
+
+    async def _fault(self, request: Request) -> Response:
+        order = FaultOrder.model_validate(await request.json())
+        if order.status is None and not order.drop and order.count:
+            raise ValueError("give status or drop")
+        self._world.order(order)
+        return JSONResponse(json.loads(order.model_dump_json()))
+
+    async def _health(self, request: Request) -> Response:
+        del request
+        return JSONResponse({"ok": True})
+
+
+def _checked(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def checked(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except ValidationError as error:
+            problems: list[Any] = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            return JSONResponse({"error": "; ".join(problems)}, 422)
+        except (OptionsError, ValueError) as error:
+            return JSONResponse({"error": str(error)}, 422)
+
+    return checked

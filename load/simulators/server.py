@@ -1,0 +1,125 @@
+"""One process that is every provider: HTTP on one port, SMTP on another."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from load.simulators import smtp
+from load.simulators.anthropic_api import AnthropicApi
+from load.simulators.control import Control
+from load.simulators.ledger import Ledger
+from load.simulators.mailbox import Mailbox
+from load.simulators.openai_api import OpenAIApi
+from load.simulators.options import Options
+from load.simulators.search_api import SearchApi
+from load.simulators.serving import ABORT
+from load.simulators.world import World
+
+
+class _Protocol(HttpToolsProtocol):
+    """Lets a handler break its connection."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        scope: Any = self.scope
+        scope[ABORT] = self._abort
+
+    def _abort(self) -> None:
+        # what is sent from now on goes nowhere
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        self.transport.abort()
+
+
+def application(world: World) -> Starlette:
+    """All HTTP routes."""
+    openai, anthropic = OpenAIApi(world), AnthropicApi(world)
+    routes = openai.routes() + anthropic.routes() + SearchApi(world).routes() + Control(world).routes()
+
+    async def models(request: Request) -> Response:
+        # both APIs have this path; only Anthropic's SDK says its version
+        if "anthropic-version" in request.headers:
+            return anthropic.models(request)
+        return await openai.models(request)
+
+    return Starlette(routes=[Route("/v1/models", models), *routes])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What to serve, and where."""
+
+    options: Options
+    port: int = 0
+    smtp_port: int = 0
+    maildir: Path
+    ledger_file: Path | None = None
+    ready_file: Path | None = None
+
+
+async def serve(serving: Serving) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        OSError: a port is taken, a file cannot be written.
+    """
+    ledger = Ledger(serving.ledger_file)
+    world = World(serving.options, ledger, Mailbox(serving.maildir))
+    mail, smtp_port = await smtp.serve(world, serving.smtp_port)
+    config = uvicorn.Config(
+        application(world), http=_Protocol, log_level="warning", access_log=False, lifespan="off",
+        timeout_graceful_shutdown=1, server_header=False,
+    )  # fmt: skip
+    http = uvicorn.Server(config)
+    sockets = [_listen(serving.port)]
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    # uvicorn's own `serve` would take the signals for itself
+    running = asyncio.create_task(http._serve(sockets))  # noqa: SLF001
+    ended = asyncio.create_task(stopping.wait())
+    try:
+        while not http.started and not running.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        where = {"http": f"http://127.0.0.1:{sockets[0].getsockname()[1]}", "smtp_port": smtp_port, "pid": os.getpid()}
+        _announce(where, serving.ready_file)
+        await asyncio.wait({running, ended}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        http.should_exit = True
+        mail.close()
+        await running
+        ended.cancel()
+        with suppress(asyncio.CancelledError):
+            await ended
+        ledger.close()
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    return listener
+
+
+def _announce(where: dict[str, Any], ready_file: Path | None) -> None:
+    text = json.dumps(where)
+    if ready_file is None:
+        print(text, flush=True)  # noqa: T201 - the program's answer
+        return
+    part = ready_file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.rename(ready_file)
