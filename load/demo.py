@@ -154,12 +154,12 @@ async def _work(
         job.results[run_id] = await client.result(run_id)
         watch.ended(job.results[run_id])
 
-    async def watching() -> None:
-        await watch.follow()
+    async def everyone() -> None:
+        await asyncio.gather(*(one(n, q) for n, q in enumerate(asked, start=1)))
 
-    agents = asyncio.gather(*(one(n, q) for n, q in enumerate(asked, start=1)))
-    observer = asyncio.create_task(watching())
-    stop = asyncio.create_task(interrupted.wait())
+    agents = asyncio.create_task(everyone())
+    observer = asyncio.create_task(watch.follow())
+    stop = asyncio.create_task(_until(interrupted))
     try:
         await asyncio.wait({agents, stop, observer}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if observer.done() and not observer.cancelled() and observer.exception():
@@ -171,6 +171,10 @@ async def _work(
             task.cancel()
         await asyncio.gather(agents, observer, stop, return_exceptions=True)
         watch.close()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _stories(client: FleetClient, job: Job) -> list[Story]:

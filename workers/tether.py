@@ -3,8 +3,8 @@
     python -I -S tether.py [--grace SECONDS] [--pid-file FILE] -- COMMAND ARGS…
 
 Standard input is the read end of a pipe that the parent holds. When it closes, however the parent ended, the command
-gets SIGTERM and, after the grace, SIGKILL. On Linux the command also dies with the tether itself. Standard library only: it
-starts in 20 ms and runs in the background of everything.
+gets SIGTERM and, after the grace, SIGKILL. On Linux the command also dies with the tether itself. Standard library
+only: it starts in 20 ms and runs in the background of everything.
 """
 
 import argparse

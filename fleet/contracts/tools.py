@@ -82,7 +82,11 @@ TOOLS: Final[dict[str, ToolContract]] = {
         spec=ToolSpec(
             name="fetch",
             description="Read one document by the id that search returned.",
-            parameters=_object(["id"], id={"type": "string", "description": "Document id."}),
+            parameters=_object(
+                ["id"],
+                id={"type": "string", "description": "Document id."},
+                about={"type": "string", "description": "Words to look for: of a long document, the part about them."},
+            ),
         ),
         stub=SEARCH_FETCH,
     ),

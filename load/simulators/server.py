@@ -5,8 +5,9 @@ import json
 import os
 import signal
 import socket
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,19 @@ class Serving:
     ready_file: Path | None = None
 
 
-async def serve(serving: Serving) -> None:
-    """Serve until SIGTERM or SIGINT.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where the providers listen."""
+
+    http: str
+    """Base URL without a path."""
+    smtp_port: int
+    pid: int
+
+
+@asynccontextmanager
+async def running(serving: Serving) -> AsyncIterator[Where]:
+    """Serve until the block ends.
 
     Raises:
         OSError: a port is taken, a file cannot be written.
@@ -79,33 +91,39 @@ async def serve(serving: Serving) -> None:
     ledger = Ledger(serving.ledger_file)
     world = World(serving.options, ledger, Mailbox(serving.maildir))
     mail, smtp_port = await smtp.serve(world, serving.smtp_port)
+    listener = _listen(serving.port)
     config = uvicorn.Config(
         application(world), http=_Protocol, log_level="warning", access_log=False, lifespan="off",
         timeout_graceful_shutdown=1, server_header=False,
     )  # fmt: skip
     http = uvicorn.Server(config)
-    sockets = [_listen(serving.port)]
+    # uvicorn's own `serve` would take the signals for itself
+    task = asyncio.create_task(http._serve([listener]))  # noqa: SLF001
+    try:
+        while not http.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.005)
+        yield Where(http=f"http://127.0.0.1:{listener.getsockname()[1]}", smtp_port=smtp_port, pid=os.getpid())
+    finally:
+        http.should_exit = True
+        mail.close()
+        await task
+        listener.close()
+        ledger.close()
+
+
+async def serve(serving: Serving) -> None:
+    """Serve until SIGTERM or SIGINT, and say where.
+
+    Raises:
+        OSError: a port is taken, a file cannot be written.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    # uvicorn's own `serve` would take the signals for itself
-    running = asyncio.create_task(http._serve(sockets))  # noqa: SLF001
-    ended = asyncio.create_task(stopping.wait())
-    try:
-        while not http.started and not running.done():  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        where = {"http": f"http://127.0.0.1:{sockets[0].getsockname()[1]}", "smtp_port": smtp_port, "pid": os.getpid()}
-        _announce(where, serving.ready_file)
-        await asyncio.wait({running, ended}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        http.should_exit = True
-        mail.close()
-        await running
-        ended.cancel()
-        with suppress(asyncio.CancelledError):
-            await ended
-        ledger.close()
+    async with running(serving) as where:
+        _announce(asdict(where), serving.ready_file)
+        await stopping.wait()
 
 
 def _listen(port: int) -> socket.socket:

@@ -152,7 +152,8 @@ class _Mind:
             done = self._times(read.name)
             ids = [hit.id for hit in self._hits()[:_READS]]
             if done < len(ids):
-                return [self._call(read, {_first(read, "id", "url"): i}) for i in ids[done:]]
+                about = {"about": " ".join(self._topic)} if "about" in read.schema.get("properties", {}) else {}
+                return [self._call(read, {_first(read, "id", "url"): i, **about}) for i in ids[done:]]
         if send and self._address and not self._times(send.name):
             return [self._call(send, self._mail(send))]
         known = {tool.name for tool in (search, read, send) if tool}

@@ -1,4 +1,7 @@
-"""Record a history for `test_replay.py`: `python -m tests.fleet.record NAME` (completed, stopped, budget, failed-tool)."""
+"""Record a history for `test_replay.py`: `python -m tests.fleet.record NAME`.
+
+Names: completed, stopped, budget, failed-tool.
+"""
 
 import asyncio
 import os
@@ -7,16 +10,16 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from fleet.contracts import names
-from fleet.contracts.tools import ToolResult
-from fleet.workflows.agent import AgentWorkflow
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
-from workers.pool import SANDBOX
 
+from fleet.contracts import names
+from fleet.contracts.tools import ToolResult
+from fleet.workflows.agent import AgentWorkflow
 from tests.conftest import binary
 from tests.fleet.fakes import Fakes, calls, run_input, says
+from workers.pool import SANDBOX
 
 
 def _refuse(_: object) -> ToolResult:
@@ -36,30 +39,32 @@ async def record(name: str) -> None:
     """Run the case on a real server and write its history."""
     fakes, budget = CASES[name]
     fakes.hold = asyncio.Event()
-    async with await WorkflowEnvironment.start_local(dev_server_existing_path=binary("temporal")) as environment:
-        async with Worker(
+    async with (
+        await WorkflowEnvironment.start_local(dev_server_existing_path=binary("temporal")) as environment,
+        Worker(
             environment.client,
             task_queue="q",
             workflows=[AgentWorkflow],
             workflow_runner=SANDBOX,
             activities=[fakes.chat, fakes.query, fakes.send],
             max_heartbeat_throttle_interval=timedelta(milliseconds=100),
-        ):
-            run = await environment.client.start_workflow(
-                names.AGENT_WORKFLOW, run_input("q", **budget), id=name, task_queue="q"
-            )
-            await fakes.under_way.wait()
-            if name == "stopped":
-                await run.signal(names.STOP_SIGNAL, "enough")
-            else:
-                fakes.hold.set()
-            await run.result()
-            target = Path(__file__).parent / "histories" / f"{name}.json"
-            history = (await run.fetch_history()).to_json()
-            # nothing of the machine that recorded it
-            history = re.sub(r'("stackTrace": )"(\\.|[^"\\])*"', r'\1""', history)
-            history = re.sub(r'("identity": )"[^"]*"', r'\1"recorder"', history)
-            target.write_text(history + "\n")
+        ),
+    ):
+        run = await environment.client.start_workflow(
+            names.AGENT_WORKFLOW, run_input("q", **budget), id=name, task_queue="q"
+        )
+        await fakes.under_way.wait()
+        if name == "stopped":
+            await run.signal(names.STOP_SIGNAL, "enough")
+        else:
+            fakes.hold.set()
+        await run.result()
+        target = Path(__file__).parent / "histories" / f"{name}.json"
+        history = (await run.fetch_history()).to_json()
+        # nothing of the machine that recorded it
+        history = re.sub(r'("stackTrace": )"(\\.|[^"\\])*"', r'\1""', history)
+        history = re.sub(r'("identity": )"[^"]*"', r'\1"recorder"', history)
+        target.write_text(history + "\n")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,16 @@ A new history is recorded with `python -m tests.fleet.record NAME` and committed
 from pathlib import Path
 
 import pytest
-from fleet.contracts import names
-from fleet.contracts.runs import RunInput, RunResult
-from fleet.history import story
-from fleet.workflows.agent import AgentWorkflow
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from fleet.contracts import names
+from fleet.contracts.runs import RunInput, RunResult
+from fleet.history import story
+from fleet.workflows.agent import AgentWorkflow
 from workers.pool import SANDBOX
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))

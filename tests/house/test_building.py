@@ -118,9 +118,10 @@ def test_no_file_of_the_project_names_a_machines_folder():
 
 
 def test_every_link_of_the_papers_leads_somewhere():
-    broken = []
-    for paper in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#]+)\)", paper.read_text()):
-            if "://" not in target and not (paper.parent / target).exists():
-                broken.append(f"{_name(paper)}: {target}")
+    broken = [
+        f"{_name(paper)}: {target}"
+        for paper in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+        for target in re.findall(r"\]\(([^)#]+)\)", paper.read_text())
+        if "://" not in target and not (paper.parent / target).exists()
+    ]
     assert broken == []

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Self
 from uuid import uuid4
 
 import pytest
@@ -31,7 +32,7 @@ class Desk:
         self.admission = Admission(self.limiter, {SCOPE: frozenset({"requests"})}, timedelta(seconds=inline_s))
         self.calls = 0
 
-    async def __aenter__(self) -> "Desk":
+    async def __aenter__(self) -> Self:
         await self.limiter.configure(self.quota, full=True)
         return self
 

@@ -3,7 +3,7 @@
 import json
 import math
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import openai
 
@@ -41,10 +41,10 @@ class OpenAIChat:
         }
 
     def actual(self, request: ChatRequest, result: ChatResult) -> dict[str, float]:
-        """As charged at admission, with the prompt as counted. Cached tokens count (guide "Prompt caching")."""
+        """As charged at admission, whatever was used. Cached tokens count (guide "Prompt caching")."""
         return {
             "requests": 1.0,
-            "tokens": float(max(request.max_output_tokens, result.usage.input_tokens)),
+            "tokens": self.cost(request)["tokens"],
             "input_tokens": float(result.usage.input_tokens),
             "output_tokens": float(result.usage.output_tokens),
         }
@@ -96,7 +96,7 @@ class OpenAIChat:
                 else 0,
                 output_tokens=used.completion_tokens if used else 0,
             ),
-            finish_reason=choice.finish_reason or "",
+            finish_reason=cast("str | None", choice.finish_reason) or "",  # other servers leave it out
             model=answer.model,
             request_id=raw.headers.get("x-request-id", ""),
             duration_s=monotonic() - began,

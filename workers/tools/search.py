@@ -10,13 +10,16 @@ from fleet.contracts.tools import SEARCH_FETCH, SEARCH_QUERY, ToolRequest, ToolR
 from workers import failures
 from workers.admission import Admission
 from workers.corpus.index import CorpusError
+from workers.corpus.passage import passage
 from workers.providers import errors
 from workers.providers.search import SearchError, SearchProvider, SearchRateLimited, SearchRefused, SearchUnavailable
 
-RESULTS = 6
+RESULTS = 5
 """Hits per search."""
-READ_CHARS = 2_400
+READ_CHARS = 1_600
 """Characters of one document that are handed to the model."""
+LOOK_CHARS = 200_000
+"""Characters of one document in which the part to hand out is looked for."""
 
 
 class SearchTools:
@@ -48,17 +51,25 @@ class SearchTools:
 
     @activity.defn(name=SEARCH_FETCH.name)
     async def fetch(self, request: ToolRequest) -> ToolResult:
-        """Read one document."""
+        """Read one document, or the part of it that is asked for."""
         document_id = str(request.arguments.get("id", "")).strip()
+        about = str(request.arguments.get("about", ""))
         began = monotonic()
         async with self._admission.admitted(
             self._scope, {"requests": 1.0}, max_failures=request.max_failures
         ) as admitted:
             try:
-                found = await self._provider.fetch(document_id, READ_CHARS)
+                found = await self._provider.fetch(document_id, LOOK_CHARS)
             except (SearchError, CorpusError) as error:
                 raise _translate(error) from None
-        content = {"id": found.id, "title": found.title, "text": found.text, "truncated": found.truncated}
+        text, start = passage(found.text, about, READ_CHARS)
+        content = {
+            "id": found.id,
+            "title": found.title,
+            "text": text,
+            "starts_at": start,
+            "truncated": found.truncated or start + len(text) < len(found.text),
+        }
         return ToolResult(content=json.dumps(content), duration_s=monotonic() - began, quota=admitted.use())
 
 
