@@ -1,7 +1,8 @@
 """The one client: start, watch, stop runs. What the CLI and other programs use."""
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,10 @@ from fleet.contracts.runs import Outcome, RunInput, RunResult, RunStatus
 from fleet.errors import BadInput, UnknownRun, Unreachable
 from fleet.manifest import AGENTS_POOL, Manifest
 from fleet.settings import Settings
+
+PATIENCE_S = 120.0
+"""How long the end of a run is waited for while Temporal is away."""
+_SDK_PATIENCE_S = 10.0
 
 
 async def connect(settings: Settings) -> Client:
@@ -138,9 +143,16 @@ class FleetClient:
         return status
 
     async def result(self, run_id: str) -> RunResult:
-        """Wait for the end. A failed run is a result too: outcome `failed`, with the reason."""
+        """Wait for the end. A failed run is a result too: outcome `failed`, with the reason.
+
+        A Temporal that is away for less than two minutes is waited for.
+
+        Raises:
+            UnknownRun: there is none of that id.
+            Unreachable: Temporal does not answer.
+        """
         try:
-            return await self.handle(run_id).result()
+            return await _patiently(lambda: self.handle(run_id).result())
         except WorkflowFailureError as error:
             cause = error.cause
             reason = cause.message if isinstance(cause, ApplicationError) else str(cause)
@@ -175,6 +187,26 @@ async def _info(execution: WorkflowExecution) -> RunInfo:
         started_at=execution.start_time,
         closed_at=execution.close_time,
     )
+
+
+async def _patiently(call: Callable[[], Awaitable[RunResult]]) -> RunResult:
+    """Repeat a call that waits for long while Temporal is away."""
+    loop = asyncio.get_running_loop()
+    lost_at: float | None = None
+    while True:
+        began = loop.time()
+        try:
+            return await call()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.UNAVAILABLE:
+                raise
+            failed_at = loop.time()
+            # the SDK itself tries for ten seconds: a call that took longer had been answered
+            if lost_at is None or failed_at - began > 2 * _SDK_PATIENCE_S:
+                lost_at = failed_at
+            if failed_at - lost_at > PATIENCE_S:
+                raise
+            await asyncio.sleep(1)
 
 
 def _about(run_id: str, error: RPCError) -> Exception:

@@ -5,11 +5,16 @@ import os
 import shutil
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
+
+from load.simulators.options import Options
+from load.simulators.server import Serving, Where, running
 
 # what `workers.embedded` gives its server too: short queues, no throttled dispatch
 TUNING = [
@@ -59,6 +64,19 @@ def temporal_address():
 async def temporal(temporal_address):
     """A client of it."""
     return await Client.connect(temporal_address)
+
+
+@pytest.fixture
+async def simulators(tmp_path):
+    """Start simulated providers with the options given, as often as needed."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> Where:
+            options.setdefault("latency", {"base_s": 0, "per_output_token_s": 0})
+            serving = Serving(options=Options.of(options), maildir=tmp_path / "mail" / "Maildir")
+            return await stack.enter_async_context(running(serving))
+
+        yield start
 
 
 def pytest_unconfigure() -> None:

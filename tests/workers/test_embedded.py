@@ -30,14 +30,16 @@ asyncio.run(main())
 
 
 async def test_both_servers_answer_and_end(tmp_path):
+    others = set(psutil.Process().children(recursive=True))
     async with EmbeddedStack(tmp_path) as stack:
-        children = psutil.Process().children(recursive=True)
+        children = set(psutil.Process().children(recursive=True)) - others
         await Client.connect(stack.endpoints.temporal)
         async with Redis.from_url(stack.endpoints.redis) as redis:
             assert await redis.ping()
         assert (tmp_path / "dev.json").exists()
     assert not (tmp_path / "dev.json").exists()
     _, alive = psutil.wait_procs(children, timeout=10)
+    assert children
     assert alive == []
 
 
