@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import tomllib
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, time
@@ -123,7 +124,7 @@ async def _main(options: Options, settings: Settings, manifest: Path, folder: Pa
         async with limiter(fleet.settings(), fleet.manifest) as shared:
             job = Job()
             watch = Watch(fleet.manifest, shared, ledgers, total=options.agents, quiet=options.json)
-            await _work(job, asked, client, watch, interrupted, options.timeout_s)
+            await _work(job, asked, client, watch, options.timeout_s, (_until(interrupted), fleet.watch()))
             stories = await _stories(client, job)
             evidence = await verdict.gather(
                 fleet.manifest, shared, ledgers, stories, watch.samples, fleet.supervisor, options.pools
@@ -142,8 +143,14 @@ async def connect_to(fleet: LocalFleet) -> Any:
 
 
 async def _work(
-    job: Job, asked: list[Question], client: FleetClient, watch: Watch, interrupted: asyncio.Event, timeout_s: float
+    job: Job,
+    asked: list[Question],
+    client: FleetClient,
+    watch: Watch,
+    timeout_s: float,
+    enders: Iterable[Coroutine[Any, Any, None]],
 ) -> None:
+    """Run the agents until all have ended, the time is up or one of `enders` returns."""
     starting = asyncio.Semaphore(START_AT_ONCE)
 
     async def one(number: int, question: Question) -> None:
@@ -158,18 +165,15 @@ async def _work(
         await asyncio.gather(*(one(n, q) for n, q in enumerate(asked, start=1)))
 
     agents = asyncio.create_task(everyone())
-    observer = asyncio.create_task(watch.follow())
-    stop = asyncio.create_task(_until(interrupted))
+    tasks = {agents, asyncio.create_task(watch.follow()), *map(asyncio.create_task, enders)}
     try:
-        await asyncio.wait({agents, stop, observer}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if observer.done() and not observer.cancelled() and observer.exception():
-            observer.result()
-        if agents.done():
-            agents.result()
+        done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        for task in (agents, observer, stop):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(agents, observer, stop, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         watch.close()
 
 

@@ -8,9 +8,8 @@ import typer
 
 from fleet import manifest as manifests
 from fleet import settings as environment
-from fleet.errors import BadInput
 from load.local import LocalFleet, Plan
-from workers.embedded import EmbeddedError, Ports
+from workers.embedded import Ports
 
 
 def run(
@@ -56,13 +55,11 @@ async def _serve(fleet: LocalFleet) -> int:
         if fleet.plan.pools:
             typer.echo('ready: try `fleet run researcher "What does the module heapq do?" --wait` in this folder')
         waiting = asyncio.create_task(stop.wait())
-        watching = asyncio.create_task(fleet.stack.watch())
+        watching = asyncio.create_task(fleet.watch())
         try:
             await asyncio.wait({waiting, watching}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
                 watching.result()
-        except EmbeddedError as error:
-            raise BadInput(str(error)) from None
         finally:
             for task in (waiting, watching):
                 task.cancel()

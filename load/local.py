@@ -149,6 +149,7 @@ class LocalFleet:
         options.write_text(json.dumps(providers.options(self.manifest)), encoding="utf-8")
         command = [sys.executable, "-m", "load.simulators", "--port", "0", "--smtp-port", "0"]
         command += ["--maildir", str(folder / "Maildir"), "--options", str(options), "--ready-file", str(ready)]
+        command += ["--ledger-file", str(folder / "providers.jsonl")]
         await self.supervisor.start(
             ProcessSpec(
                 name="simulators",
@@ -190,6 +191,30 @@ class LocalFleet:
             "temporal": self.endpoints.temporal,
         }
         file.write_text(json.dumps(told), encoding="utf-8")
+
+    async def watch(self) -> None:
+        """Return only by raising: keep the servers running.
+
+        Raises:
+            FleetError: a server or the simulators have died for good.
+        """
+        watching = [asyncio.create_task(self.stack.watch())]
+        if self.simulators:
+            watching.append(asyncio.create_task(self._simulators_died()))
+        try:
+            done, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except EmbeddedError as error:
+            raise FleetError(str(error)) from None
+        finally:
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
+
+    async def _simulators_died(self) -> None:
+        code = await self.supervisor.died("simulators")
+        raise FleetError(f"the simulators have died (exit code {code}): see {self._log('simulators')}")
 
     async def workers_ready(self) -> None:
         """Wait until every worker process has said that it is ready.

