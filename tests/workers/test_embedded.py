@@ -76,7 +76,7 @@ async def test_servers_that_die_are_started_again_until_they_die_too_often(tmp_p
             os.kill(pid, signal.SIGKILL)
         client = await Client.connect(stack.endpoints.temporal, lazy=True)
         async with Redis.from_url(stack.endpoints.redis) as redis, asyncio.timeout(30):
-            while not await _up(redis, client):  # noqa: ASYNC110 - another process answers
+            while not await _up(redis, client):
                 await asyncio.sleep(0.05)
         assert pids.isdisjoint({_pid(tmp_path, "temporal"), _pid(tmp_path, "valkey")})
         async with asyncio.timeout(30):
@@ -87,7 +87,7 @@ async def test_servers_that_die_are_started_again_until_they_die_too_often(tmp_p
                         pids.add(pid)
                         os.kill(pid, signal.SIGKILL)
                 await asyncio.sleep(0.05)
-        with pytest.raises(EmbeddedError, match="valkey has died"):
+        with pytest.raises(EmbeddedError, match=r"valkey (has died|did not start)"):
             watching.result()
 
 

@@ -27,7 +27,7 @@ def _spec(folder: Path, argv: list[str], *, restart: bool = True, grace_s: float
 
 async def _until(condition) -> None:
     async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - a process writes it
+        while not condition():
             await asyncio.sleep(0.02)
 
 
