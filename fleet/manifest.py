@@ -259,15 +259,36 @@ def _shown(error: dict[str, Any]) -> str:
 def _references(raw: dict[str, Any]) -> Iterator[str]:
     providers, pools = _table(raw, "providers"), _table(raw, "pools")
     yield from _pool_references(providers, pools)
-    for scope in _table(raw, "quotas"):
-        provider = scope.partition("/")[0]
-        if provider not in providers:
-            yield f'quotas."{scope}": there is no [providers.{provider}]'
-        elif not any(name in _table(_table(raw, "quotas"), scope) for name in LIMITS):
-            yield f'quotas."{scope}": has no limit; set one of {", ".join(LIMITS)}'
+    yield from _quota_references(_table(raw, "quotas"), providers)
     for name, agent in _table(raw, "agents").items():
         if isinstance(agent, dict):
             yield from _agent_references(name, agent, providers, pools)
+
+
+def _quota_references(quotas: dict[str, Any], providers: dict[str, Any]) -> Iterator[str]:
+    whole: dict[str, str] = {}
+    for scope in quotas:
+        provider = scope.partition("/")[0]
+        kind = _table(providers, provider).get("kind")
+        # a pool's provider is one scope, however it is named; a model provider has one for each model
+        charged = _CHARGED.get(str(kind), ("requests",) if kind in _SEARCH_KINDS else LIMITS)
+        limits = [name for name in LIMITS if name in _table(quotas, scope)]
+        if provider not in providers:
+            yield f'quotas."{scope}": there is no [providers.{provider}]'
+        elif not limits:
+            yield f'quotas."{scope}": has no limit; set one of {", ".join(charged)}'
+        elif kind not in ("openai", "anthropic") and whole.setdefault(provider, scope) != scope:
+            yield f'quotas."{scope}": providers.{provider} has its quota in "{whole[provider]}" already'
+        for name in limits:
+            if name not in charged:
+                yield f'quotas."{scope}".{name}: is never charged by kind {kind!r}; set one of {", ".join(charged)}'
+
+
+_CHARGED = {
+    "openai": ("requests", "tokens", "input_tokens", "output_tokens"),
+    "anthropic": ("requests", "tokens", "input_tokens", "output_tokens"),
+    "smtp": ("messages",),
+}
 
 
 def _pool_references(providers: dict[str, Any], pools: dict[str, Any]) -> Iterator[str]:

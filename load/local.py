@@ -20,7 +20,7 @@ from workers.corpus.index import Corpus, CorpusError
 from workers.corpus.ingest import read_folder
 from workers.corpus.stdlib import read_stdlib
 from workers.embedded import EmbeddedError, EmbeddedStack, Endpoints, Ports
-from workers.supervisor import ProcessSpec, Supervisor
+from workers.supervisor import ProcessSpec, Supervisor, last_line
 
 READY_TIMEOUT_S = 60.0
 
@@ -160,7 +160,9 @@ class LocalFleet:
             )
         )
         async with asyncio.timeout(READY_TIMEOUT_S):
-            while not ready.exists():  # noqa: ASYNC110 - another process writes it
+            while not ready.exists():
+                if "simulators" not in self.supervisor.pids():
+                    raise FleetError(f"the simulators did not start: {last_line(self._log('simulators'))}")
                 await asyncio.sleep(0.05)
         self.simulators = json.loads(ready.read_text(encoding="utf-8"))
         target = folder / "fleet.toml"

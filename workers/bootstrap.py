@@ -59,7 +59,10 @@ async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limit
     Raises:
         Unreachable: Redis does not answer.
     """
-    store = RedisStore.from_url(settings.redis())
+    try:
+        store = RedisStore.from_url(settings.redis())
+    except ValueError as error:
+        raise BadInput(f"FLEET_REDIS_URL: {error}") from None
     try:
         async with Limiter(store, quotas(manifest), observer=METRICS.observe) as found:
             await store.ping()
@@ -165,9 +168,9 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
     from workers.effects.ledger import Ledger, LedgerLost
     from workers.tools.mail import MailTools
 
-    ledger = Ledger(settings.database())
-    stack.push_async_callback(ledger.aclose)
     try:
+        ledger = Ledger(settings.database())
+        stack.push_async_callback(ledger.aclose)
         await ledger.open()
     except LedgerLost as lost:
         raise Unreachable(f"{lost}; see FLEET_DATABASE_URL") from None

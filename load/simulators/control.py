@@ -44,7 +44,7 @@ class Control:
 
     async def _summary(self, request: Request) -> Response:
         del request
-        return JSONResponse(self._world.ledger.summary())
+        return JSONResponse({"in_flight": self._world.in_flight, **self._world.ledger.summary()})
 
     async def _window(self, request: Request) -> Response:
         asked = request.query_params

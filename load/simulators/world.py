@@ -35,6 +35,8 @@ class World:
         self._latency = random.Random(options.latency.seed)
         self._chance = random.Random(options.faults.seed)
         self._last = 0.0
+        self.in_flight = 0
+        """Requests that have arrived and not ended."""
 
     def now(self) -> float:
         """Wall-clock seconds that never go back."""
@@ -42,7 +44,8 @@ class World:
         return self._last
 
     def row(self, provider: str, path: str) -> Row:
-        """A request has arrived."""
+        """A request has arrived; `close` must follow."""
+        self.in_flight += 1
         return Row(provider=provider, path=path, mono=monotonic(), wall=self.now())
 
     def meter(self, provider: str, key: str, model: str, limits: Mapping[str, LimitOptions]) -> Meter:
@@ -109,6 +112,7 @@ class World:
 
     def close(self, row: Row, outcome: str, status: int) -> None:
         """The request has ended."""
+        self.in_flight -= 1
         row.outcome, row.status = outcome, status
         row.latency_s = monotonic() - row.mono
         self.ledger.add(row)

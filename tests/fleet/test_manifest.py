@@ -98,6 +98,12 @@ def test_an_unknown_agent_is_refused_with_those_there_are(tmp_path):
         ('kind = "corpus"', 'kind = "google"', "providers.search: 'google' is not one of"),
         ('kind = "smtp"', 'kind = "corpus"', "pools.email.provider: providers.email is of kind 'corpus'"),
         ('[quotas."openai/m"]', '[quotas."nobody/m"]', 'quotas."nobody/m": there is no [providers.nobody]'),
+        ('requests = "600/m"', 'messages = "600/m"', 'quotas."openai/m".messages: is never charged by kind'),
+        (
+            '[quotas."openai/m"]',
+            '[quotas."email/a"]\nmessages = "1/s"\n[quotas."email/b"]\nmessages = "1/s"\n[quotas."openai/m"]',
+            'quotas."email/b": providers.email has its quota in "email/a" already',
+        ),
     ],
 )
 def test_every_mistake_is_refused_with_its_path(tmp_path, old, new, problem):

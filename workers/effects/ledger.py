@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table, event, insert, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _metadata = MetaData()
@@ -52,10 +52,20 @@ class Ledger:
     """One row per effect. The fence grows with every claim: a stale attempt cannot record anything."""
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self._engine: AsyncEngine = create_async_engine(url)
+        """Args:
+        url: SQLAlchemy's; its folder is made if it is a file.
+
+        Raises:
+            LedgerLost: it is no such URL, its driver is not installed, or the folder cannot be made.
+        """
+        try:
+            parsed = make_url(url)
+            if parsed.get_backend_name() == "sqlite" and parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self._engine: AsyncEngine = create_async_engine(url)
+        except (SQLAlchemyError, ImportError, OSError) as error:
+            # the URL may hold a password: it is not repeated
+            raise LedgerLost(f"the effect ledger cannot be opened: {_brief(error)}") from None
         if parsed.get_backend_name() == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _pragmas)
 
@@ -126,6 +136,8 @@ def _pragmas(connection: object, _: object) -> None:
     cursor.close()
 
 
-def _brief(error: SQLAlchemyError) -> str:
+def _brief(error: Exception) -> str:
+    if isinstance(error, ArgumentError):
+        return "not a database URL, as in sqlite+aiosqlite:///ledger.db or postgresql+asyncpg://host/name"
     # the driver's own words: SQLAlchemy's add the statement and a link
     return str(getattr(error, "orig", None) or error).splitlines()[0]
