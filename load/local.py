@@ -99,7 +99,6 @@ class LocalFleet:
             "FLEET_REDIS_URL": self.endpoints.redis,
             "FLEET_LOG_FORMAT": "json",
             "FLEET_HEALTH_PORT": "0",
-            providers.SIM_KEY_VARIABLE: providers.SIM_KEY,
             "TEMPORAL_ADDRESS": self.endpoints.temporal,
         }
 

@@ -11,7 +11,7 @@ import tomli_w
 from fleet.manifest import MailProvider, Manifest, ModelProvider
 
 SIM_KEY = "sk-sim-fleet-0001"  # not a secret: the simulators accept it
-SIM_KEY_VARIABLE = "FLEET_SIM_API_KEY"
+SIM_KEY_FILE = "simulators.key"
 
 
 def options(manifest: Manifest) -> dict[str, Any]:
@@ -55,7 +55,9 @@ def rewrite(source: Path, manifest: Manifest, target: Path, *, http: str | None,
         table = raw["providers"][name]
         if isinstance(spec, ModelProvider) and http is not None:
             table["base_url"] = f"{http}/v1" if spec.kind == "openai" else http
-            table["api_key"] = f"env:{SIM_KEY_VARIABLE}"
+            key = target.parent / SIM_KEY_FILE
+            key.write_text(SIM_KEY, encoding="utf-8")
+            table["api_key"] = f"file:{key}"
         elif isinstance(spec, MailProvider) and mail is not None:
             for key in ("username", "password"):
                 table.pop(key, None)

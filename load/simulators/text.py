@@ -28,7 +28,7 @@ def tokens(characters: int) -> int:
 
 def size(value: Any) -> int:
     """Characters of a text, or of a value's JSON."""
-    return len(value) if isinstance(value, str) else len(json.dumps(value))
+    return len(value) if isinstance(value, str) else len(json.dumps(value, ensure_ascii=False))
 
 
 def words(text: str) -> list[str]:

@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 from fleet import manifest as manifests
+from fleet import settings
 from load import providers
 from load.simulators.options import Options
 
@@ -33,6 +34,7 @@ def test_the_manifest_is_rewritten_to_the_simulators_and_stays_valid(tmp_path):
     assert rewritten.quotas == source.quotas
     assert rewritten.agents == source.agents
     assert providers.SIM_KEY not in target.read_text()
+    assert settings.load().secret(rewritten.providers["openai"].api_key) == providers.SIM_KEY
 
 
 def test_live_providers_are_left_as_they_are(tmp_path):

@@ -48,7 +48,10 @@ class MailTools:
         evidence = {"message_id": str(message["Message-ID"]), "to": str(message["To"]), "reply": reply}
         content = {"sent": True, "to": evidence["to"], "message_id": evidence["message_id"]}
         return ToolResult(
-            content=json.dumps(content), duration_s=monotonic() - began, quota=admitted.use(), evidence=evidence
+            content=json.dumps(content, ensure_ascii=False),
+            duration_s=monotonic() - began,
+            quota=admitted.use(),
+            evidence=evidence,
         )
 
     async def _once(self, key: str, message: EmailMessage) -> str:

@@ -46,7 +46,9 @@ class SearchTools:
                 raise _translate(error) from None
         results = [{"id": r.id, "title": r.title, "snippet": r.snippet} for r in found.results]
         return ToolResult(
-            content=json.dumps({"results": results}), duration_s=monotonic() - began, quota=admitted.use()
+            content=json.dumps({"results": results}, ensure_ascii=False),
+            duration_s=monotonic() - began,
+            quota=admitted.use(),
         )
 
     @activity.defn(name=SEARCH_FETCH.name)
@@ -70,7 +72,9 @@ class SearchTools:
             "starts_at": start,
             "truncated": found.truncated or start + len(text) < len(found.text),
         }
-        return ToolResult(content=json.dumps(content), duration_s=monotonic() - began, quota=admitted.use())
+        return ToolResult(
+            content=json.dumps(content, ensure_ascii=False), duration_s=monotonic() - began, quota=admitted.use()
+        )
 
 
 def _translate(error: SearchError | CorpusError) -> errors.ProviderError:
