@@ -55,9 +55,9 @@ def rewrite(source: Path, manifest: Manifest, target: Path, *, http: str | None,
         table = raw["providers"][name]
         if isinstance(spec, ModelProvider) and http is not None:
             table["base_url"] = f"{http}/v1" if spec.kind == "openai" else http
-            key = target.parent / SIM_KEY_FILE
-            key.write_text(SIM_KEY, encoding="utf-8")
-            table["api_key"] = f"file:{key}"
+            key_file = target.parent / SIM_KEY_FILE
+            key_file.write_text(SIM_KEY, encoding="utf-8")
+            table["api_key"] = f"file:{key_file}"
         elif isinstance(spec, MailProvider) and mail is not None:
             for key in ("username", "password"):
                 table.pop(key, None)
