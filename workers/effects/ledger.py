@@ -1,5 +1,7 @@
 """The effect ledger: intent before, evidence after, one winner in between."""
 
+import asyncio
+import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -60,7 +62,9 @@ class Ledger:
         """
         try:
             parsed = make_url(url)
+            self._file: str | None = None
             if parsed.get_backend_name() == "sqlite" and parsed.database:
+                self._file = parsed.database
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             self._engine: AsyncEngine = create_async_engine(url)
         except (SQLAlchemyError, ImportError, OSError) as error:
@@ -76,9 +80,12 @@ class Ledger:
             LedgerLost: the database does not answer.
         """
         try:
+            if self._file is not None:
+                # aiosqlite leaves a thread behind when it cannot open a file
+                await asyncio.to_thread(_probe, self._file)
             async with self._engine.begin() as connection:
                 await connection.run_sync(_metadata.create_all)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:
             raise LedgerLost(f"the effect ledger does not answer: {_brief(error)}") from None
 
     async def aclose(self) -> None:
@@ -134,6 +141,10 @@ def _pragmas(connection: object, _: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _probe(file: str) -> None:
+    sqlite3.connect(file).close()
 
 
 def _brief(error: Exception) -> str:
