@@ -22,14 +22,16 @@ from fleet.client import FleetClient
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.errors import BadInput, FleetError
 from fleet.history import Story, story
+from fleet.manifest import ModelProvider
 from fleet.settings import Settings
 from load import verdict
 from load.local import LocalFleet, Plan, parse_pools
 from load.providers import Ledgers
 from load.watch import Watch
-from workers.bootstrap import limiter
+from workers.bootstrap import CHECK_TIMEOUT_S, chat_provider, limiter
 from workers.corpus.index import CorpusError
 from workers.corpus.questions import Question, questions
+from workers.providers.errors import ProviderError
 
 __all__ = ["Options", "parse_pools", "run"]
 
@@ -80,6 +82,7 @@ def run(options: Options) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if options.live:
         source = _live_manifest(source, folder / "live.toml", options.model, settings)
+        asyncio.run(_check_live(settings, source))
     try:
         return asyncio.run(_main(options, settings, source, folder.absolute()))
     except BadInput:
@@ -100,6 +103,21 @@ def _live_manifest(source: Path, target: Path, model: str | None, settings: Sett
     target.write_text(tomli_w.dumps(raw), encoding="utf-8")
     manifests.load(target)
     return target
+
+
+async def _check_live(settings: Settings, source: Path) -> None:
+    """Refuse a live demo whose provider refuses the key, or does not answer."""
+    loaded = manifests.load(source)
+    name = loaded.agents[AGENT].model.partition("/")[0]
+    spec = loaded.providers[name]
+    assert isinstance(spec, ModelProvider)
+    provider = chat_provider(settings, name, spec)
+    try:
+        await asyncio.wait_for(provider.check(), CHECK_TIMEOUT_S)
+    except (ProviderError, TimeoutError) as error:
+        raise BadInput(f"--live: {str(error) or f'{name}: no answer in {CHECK_TIMEOUT_S:g} s'}") from None
+    finally:
+        await provider.aclose()
 
 
 async def _main(options: Options, settings: Settings, manifest: Path, folder: Path) -> int:
@@ -126,9 +144,7 @@ async def _main(options: Options, settings: Settings, manifest: Path, folder: Pa
             watch = Watch(fleet.manifest, shared, ledgers, total=options.agents, quiet=options.json)
             await _work(job, asked, client, watch, options.timeout_s, (_until(interrupted), fleet.watch()))
             stories = await _stories(client, job)
-            evidence = await verdict.gather(
-                fleet.manifest, shared, ledgers, stories, watch.samples, fleet.supervisor, options.pools
-            )
+            evidence = await verdict.gather(fleet, shared, ledgers, stories, watch.samples)
             await ledgers.aclose()
         briefs = _write_briefs(folder / "briefs", job)
         found = verdict.judge(evidence, job.results, options.agents, monotonic() - job.began)

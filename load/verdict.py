@@ -10,10 +10,10 @@ import typer
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.history import Story
 from fleet.manifest import Manifest
+from load.local import LocalFleet
 from load.providers import Ledgers
 from load.watch import Sample, of_scope
 from ratelimit.limiter import Limiter, Snapshot
-from workers.supervisor import Supervisor
 
 LEAST_WINDOW_S = 15.0
 """A shorter spell of queueing says nothing about utilisation."""
@@ -33,6 +33,8 @@ class Evidence:
     samples: Mapping[str, Sequence[Sample]]
     processes: Mapping[str, int]
     restarts: Mapping[str, int]
+    live: frozenset[str] = frozenset()
+    """Kinds of providers that were real: no ledger of theirs can be read, so that our own counters stand in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +46,14 @@ class Verdict:
 
 
 async def gather(
-    manifest: Manifest,
+    fleet: LocalFleet,
     limiter: Limiter,
     ledgers: Ledgers,
     stories: Sequence[Story],
     samples: Mapping[str, Sequence[Sample]],
-    supervisor: Supervisor,
-    processes: Mapping[str, int],
 ) -> Evidence:
     """Collect the evidence while the servers still run."""
+    manifest, supervisor, processes = fleet.manifest, fleet.supervisor, fleet.plan.pools
     kinds = {manifest.providers[scope.partition("/")[0]].kind for scope in manifest.quotas}
     return Evidence(
         manifest=manifest,
@@ -63,6 +64,7 @@ async def gather(
         stories=stories,
         samples=samples,
         processes=processes,
+        live=frozenset({"openai", "anthropic"}) if fleet.plan.live_models else frozenset(),
         restarts={pool: sum(supervisor.restarts(f"{pool}-{n + 1}") for n in range(c)) for pool, c in processes.items()},
     )
 
@@ -112,6 +114,8 @@ def _quota(evidence: Evidence, scope: str) -> dict[str, Any]:
     )
     counts = of_scope(evidence.summary, scope)
     counters = evidence.snapshots[scope].counters
+    if evidence.manifest.providers[scope.partition("/")[0]].kind in evidence.live:
+        counts = {"ok": len(waits), "429": counters.rejections}
     used, queued_s = utilisation(evidence, scope)
     per_minute = {n: round(r.units * 60 / r.per.total_seconds(), 3) for n, r in spec.limits().items()}
     return {
@@ -135,6 +139,13 @@ def utilisation(evidence: Evidence, scope: str) -> tuple[float, float]:
     provider, _, model = scope.partition("/")
     kind = evidence.manifest.providers[provider].kind
     rows = [r for r in evidence.rows[kind] if (kind == "smtp" or r["model"] == model) and r["outcome"] == "ok"]
+    if kind in evidence.live:
+        rows = [
+            {"wall": step.ended_at.timestamp(), "charged": step.result.quota.cost}
+            for s in evidence.stories
+            for step in s.steps
+            if step.ended_at and step.result and step.result.quota and step.result.quota.scope == scope
+        ]
     begin, end = _longest_queue(evidence.samples[scope])
     queued_s = end - begin
     if queued_s <= 0 and rows:

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from ratelimit.store import RedisStore
 from workers import health
 from workers.admission import Admission
 from workers.pool import Pool, worker
+from workers.providers import errors
 from workers.providers.chat import ChatProvider
 from workers.telemetry import METRICS
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 BURST_HEADROOM = 0.9
 """Share of a provider's burst that is used: a call may reach it a little earlier than the one before it allows."""
+
+CHECK_TIMEOUT_S = 10.0
+"""How long a worker that starts waits for a provider's first answer."""
 
 log = structlog.get_logger("fleet.worker")
 
@@ -135,6 +139,16 @@ def _used_models(manifest: Manifest) -> set[str]:
     return {agent.model.partition("/")[0] for agent in manifest.agents.values()}
 
 
+async def _accepts(name: str, check: Callable[[], Awaitable[None]]) -> None:
+    """Refuse to start with a key that the provider refuses; a provider that is away will be waited for."""
+    try:
+        await asyncio.wait_for(check(), CHECK_TIMEOUT_S)
+    except errors.Refused as refused:
+        raise BadInput(f"providers.{name}: {refused}") from None
+    except (errors.ProviderError, TimeoutError) as error:
+        log.warning("provider does not answer", provider=name, why=str(error) or "no answer in time")
+
+
 async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, name: str, shared: Limiter) -> Pool:
     spec = manifest.pools[name]
     queue = manifest.task_queue(name)
@@ -152,6 +166,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
             assert isinstance(model, ModelProvider)
             providers[used] = chat_provider(settings, used, model)
             stack.push_async_callback(providers[used].aclose)
+            await _accepts(used, providers[used].check)
         llm = LlmTools(admission, providers)
         return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[llm.chat])
     provider = manifest.providers[provider_name]
@@ -174,7 +189,9 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
         await ledger.open()
     except LedgerLost as lost:
         raise Unreachable(f"{lost}; see FLEET_DATABASE_URL") from None
-    mail = MailTools(admission, relay(settings, provider), ledger, _scope_of(manifest, provider_name))
+    handed_to = relay(settings, provider)
+    await _accepts(provider_name, handed_to.check)
+    mail = MailTools(admission, handed_to, ledger, _scope_of(manifest, provider_name))
     return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[mail.send])
 
 

@@ -1,11 +1,13 @@
 """The main job, as the README has it."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 
@@ -13,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 FLEET = str(Path(sys.executable).parent / "fleet")
 
 
-def demo(folder, *arguments, timeout=300):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLEET_", "TEMPORAL_"))}
+def demo(folder, *arguments, timeout=300, **settings):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLEET_", "TEMPORAL_"))} | settings
     return subprocess.run(
         [FLEET, "demo", "--keep", str(folder), *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
@@ -71,6 +73,28 @@ def test_an_empty_corpus_is_one_line(tmp_path):
         assert "--corpus" in line
         assert folder in line
     assert left_over(tmp_path) == []
+
+
+async def test_a_live_demo_asks_the_real_provider(tmp_path, simulators):
+    # what stands for the real one here has no quota and a key of its own
+    where = await simulators(openai={"keys": ["sk-real"]})
+    manifest = tmp_path / "fleet.toml"
+    text = (ROOT / "deploy" / "fleet.toml").read_text()
+    manifest.write_text(text.replace('kind = "openai"', f'kind = "openai"\nbase_url = "{where.http}/v1"'))
+    live = ("--live", "--manifest", str(manifest), "--agents", "2", "--json")
+
+    found = await asyncio.to_thread(demo, tmp_path / "refused", *live, OPENAI_API_KEY="sk-other")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.count("\n") == 1
+    assert "--live: openai: the API key was refused (401)" in found.stderr
+
+    found = await asyncio.to_thread(demo, tmp_path / "demo", *live, OPENAI_API_KEY="sk-real")
+    told = json.loads(found.stdout)
+    assert found.returncode == 0, told
+    assert told["quotas"]["openai/gpt-5-mini"]["granted"] == 8
+    assert told["emails"] == {"expected": 2, "delivered": 2, "duplicates": 0}
+    async with httpx2.AsyncClient(base_url=where.http) as http:
+        assert (await http.get("/_ledger/summary")).json()["providers"]["openai"]["models"].keys() == {"gpt-5-mini"}
 
 
 @pytest.mark.trial

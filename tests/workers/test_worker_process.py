@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -55,9 +55,11 @@ class Bench:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def refused(self, *pools, **environment):
+    async def refused(self, *pools, **environment):
         """The one line that a worker says before it ends with 2."""
-        found = subprocess.run(
+        # in a thread: the simulators live in this loop
+        found = await asyncio.to_thread(
+            subprocess.run,
             self.command(*pools), env=self.environment | environment, cwd=self.folder, text=True,
             capture_output=True, timeout=60, check=False,
         )  # fmt: skip
@@ -67,16 +69,16 @@ class Bench:
         assert len(said) == 1, found.stderr
         return said[0]
 
-    @contextmanager
-    def working(self, *pools, **environment):
+    @asynccontextmanager
+    async def working(self, *pools, **environment):
         """A worker that serves, and where its probes are."""
         process = self.start(*pools, **environment)
         try:
-            yield process, ready(process)
+            yield process, await asyncio.to_thread(ready, process)
         finally:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            await asyncio.to_thread(process.communicate)
 
 
 def ready(process):
@@ -99,7 +101,7 @@ async def bench(tmp_path, simulators, temporal_address, valkey):
 
 
 async def test_probes_tell_what_is_well_and_metrics_what_was_done(bench):
-    with bench.working("llm", "search") as (process, health):
+    async with bench.working("llm", "search") as (process, health):
         async with httpx2.AsyncClient(base_url=health) as http:
             assert (await http.get("/live")).status_code == 200
             answer = await http.get("/ready")
@@ -115,7 +117,7 @@ async def test_probes_tell_what_is_well_and_metrics_what_was_done(bench):
 async def test_a_run_goes_through_all_pools_and_no_key_is_written_anywhere(bench, temporal):
     client = FleetClient(temporal, manifests.load(bench.manifest))
     _fill_corpus(bench)
-    with bench.working(*QUEUES) as (process, health):
+    async with bench.working(*QUEUES) as (process, health):
         run = await client.start("researcher", "What does the module heapq do? E-mail it to a@example.com.")
         result = await client.result(run)
         async with httpx2.AsyncClient(base_url=health) as http:
@@ -133,7 +135,7 @@ async def test_a_run_goes_through_all_pools_and_no_key_is_written_anywhere(bench
 
 async def test_a_draining_worker_finishes_what_it_has(bench, temporal):
     client = FleetClient(temporal, manifests.load(bench.manifest))
-    with bench.working("agents"), bench.working("llm") as (process, _):
+    async with bench.working("agents"), bench.working("llm") as (process, _):
         await slow(bench, 1.5)
         run = await client.start("mailer", "Say hello")
         await under_way(bench)
@@ -146,8 +148,8 @@ async def test_a_draining_worker_finishes_what_it_has(bench, temporal):
 
 async def test_a_draining_worker_gives_back_what_it_cannot_finish(bench, temporal):
     client = FleetClient(temporal, manifests.load(bench.manifest))
-    with bench.working("agents"):
-        with bench.working("llm") as (process, _):
+    async with bench.working("agents"):
+        async with bench.working("llm") as (process, _):
             await slow(bench, 60)
             run = await client.start("mailer", "Say hello")
             await under_way(bench)
@@ -156,29 +158,31 @@ async def test_a_draining_worker_gives_back_what_it_cannot_finish(bench, tempora
             assert code == 0
             assert asyncio.get_running_loop().time() - began < 12
         await slow(bench, 0)
-        with bench.working("llm"):
+        async with bench.working("llm"):
             result = await asyncio.wait_for(client.result(run), 60)
     assert result.outcome is Outcome.COMPLETED
 
 
-def test_what_a_worker_lacks_is_one_line(bench):
-    said = bench.refused("llm", OPENAI_API_KEY="")
+async def test_what_a_worker_lacks_is_one_line(bench):
+    said = await bench.refused("llm", OPENAI_API_KEY="")
     assert "OPENAI_API_KEY" in said
+    said = await bench.refused("llm", OPENAI_API_KEY="sk-wrong-0815")
+    assert "providers.openai: openai: the API key was refused (401)" in said
     port = closed_port()
-    assert str(port) in bench.refused("search", TEMPORAL_ADDRESS=f"127.0.0.1:{port}")
-    assert str(port) in bench.refused("search", FLEET_REDIS_URL=f"redis://127.0.0.1:{port}/0")
-    assert "FLEET_DATABASE_URL" in bench.refused(
+    assert str(port) in await bench.refused("search", TEMPORAL_ADDRESS=f"127.0.0.1:{port}")
+    assert str(port) in await bench.refused("search", FLEET_REDIS_URL=f"redis://127.0.0.1:{port}/0")
+    assert "FLEET_DATABASE_URL" in await bench.refused(
         "email", FLEET_DATABASE_URL=f"sqlite+aiosqlite:///{bench.manifest}/x.db"
     )
-    said = bench.refused("email", FLEET_DATABASE_URL="my secret place")
+    said = await bench.refused("email", FLEET_DATABASE_URL="my secret place")
     assert "not a database URL" in said
     assert "secret" not in said
-    assert "FLEET_REDIS_URL" in bench.refused("search", FLEET_REDIS_URL="localhost")
+    assert "FLEET_REDIS_URL" in await bench.refused("search", FLEET_REDIS_URL="localhost")
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         taken = holder.getsockname()[1]
-        said = bench.refused("search", FLEET_HEALTH_PORT=str(taken))
+        said = await bench.refused("search", FLEET_HEALTH_PORT=str(taken))
         assert str(taken) in said
         assert "FLEET_HEALTH_PORT" in said
 
@@ -188,7 +192,7 @@ def test_what_a_worker_lacks_is_one_line(bench):
 async def test_fifty_starts_and_stops_end_with_exit_code_zero(bench):
     async def life(number):
         pool = QUEUES[number % len(QUEUES)]
-        with bench.working(pool) as (process, _):
+        async with bench.working(pool) as (process, _):
             code, _ = await asyncio.to_thread(ended, process)
         return code
 
