@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Protocol
 
 from ratelimit.places import (
     Ask,
@@ -93,6 +94,26 @@ def seconds_until(full: float, pace: float, recovery: float) -> float:
     return ramp + (full - ramped)
 
 
+class Rated(Protocol):
+    """Anything that refills."""
+
+    @property
+    def rate(self) -> float:
+        """Units per second at full pace."""
+
+
+def wait_for(
+    limits: Mapping[str, Rated], owed: Mapping[str, float], closed_for: float, pace: float, recovery: float
+) -> tuple[float, str]:
+    """Seconds until every limit has got what it is owed, and the limit that takes longest."""
+    longest, binding = 0.0, "cooldown"
+    for limit, bucket in limits.items():
+        full = owed.get(limit, 0.0) / bucket.rate
+        if full > longest:
+            longest, binding = full, limit
+    return closed_for + seconds_until(longest, pace, recovery), binding
+
+
 def shortfall(due: float, clock: float) -> float:
     """Units that the clock still lacks; zero within the rounding error of long sums."""
     lacking = due - clock
@@ -159,7 +180,7 @@ class Model:
         if scope is None:
             return None
         bookings = [self._reserve(name, scope, ask) for ask in asks]
-        return Bookings(reading=reading(scope), bookings=bookings)
+        return Bookings(reading(scope), bookings)
 
     def clock(self, name: str, *, now: float) -> ClockReading | None:
         """Refill and read the clock."""
@@ -392,7 +413,7 @@ def reading(scope: Scope) -> ClockReading:
         epoch=scope.epoch,
         born=scope.born,
         recovery=scope.recovery,
-        dials={n: Dial(clock=b.clock, rate=b.rate, burst=b.burst) for n, b in scope.buckets.items()},
+        dials={n: Dial(b.clock, b.rate, b.burst) for n, b in scope.buckets.items()},
     )
 
 
@@ -401,12 +422,7 @@ def _closed_for(scope: Scope) -> float:
 
 
 def _wait_for(scope: Scope, owed: Mapping[str, float]) -> tuple[float, str]:
-    longest, binding = 0.0, "cooldown"
-    for limit, bucket in scope.buckets.items():
-        full = owed.get(limit, 0.0) / bucket.rate
-        if full > longest:
-            longest, binding = full, limit
-    return _closed_for(scope) + seconds_until(longest, scope.pace, scope.recovery), binding
+    return wait_for(scope.buckets, owed, _closed_for(scope), scope.pace, scope.recovery)
 
 
 def _call_up(bucket: Bucket) -> None:

@@ -1,4 +1,7 @@
-"""Plain values that travel between a limiter, its store and its callers. Instants are the store's, in seconds."""
+"""Plain values that travel between a limiter, its store and its callers. Instants are the store's, in seconds.
+
+Those of the hot path are values by agreement, not frozen: freezing would triple the cost of making one.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +37,7 @@ class Origin(StrEnum):
     """There is no place."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Ask:
     """One reservation that is asked for."""
 
@@ -46,7 +49,7 @@ class Ask:
     asker: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Booking:
     """The answer to one `Ask`."""
 
@@ -65,7 +68,7 @@ class Booking:
     due: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Dial:
     """One limit's clock."""
 
@@ -76,7 +79,7 @@ class Dial:
     burst: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class ClockReading:
     """A scope's clock, as every answer of the store carries it."""
 
@@ -93,7 +96,7 @@ class ClockReading:
     dials: Mapping[str, Dial]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Bookings:
     """The answer to a batch, in the order of the asks."""
 
@@ -146,7 +149,7 @@ class Snapshot:
     counters: Counters = Counters()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Place:
     """A place in line; the cost is charged."""
 
@@ -166,7 +169,7 @@ class Place:
     due: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Permit:
     """A place whose time has come. To be settled."""
 

@@ -1,15 +1,10 @@
-"""Loads the Lua scripts, resolves their includes, and calls them by their digest."""
+"""Loads the Lua scripts and resolves their includes."""
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
-
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
 VERBS = ("reserve", "clock", "settle", "cancel", "cool_down", "configure", "inspect")
 
@@ -36,12 +31,3 @@ def script(verb: str) -> Script:
     text = _INCLUDE.sub(lambda match: source(match[1]).rstrip("\n"), source(f"{verb}.lua"))
     # EVALSHA names a script by its SHA-1; nothing rests on its strength
     return Script(verb, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-async def call(redis: "Redis", verb: str, keys: Sequence[str], args: Sequence[str]) -> Any:
-    """Run a verb; a server that does not know the script yet is sent it."""
-    known = script(verb)
-    try:
-        return await redis.evalsha(known.sha, len(keys), *keys, *args)
-    except NoScriptError:
-        return await redis.eval(known.text, len(keys), *keys, *args)

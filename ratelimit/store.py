@@ -1,34 +1,23 @@
 """Where quotas and state live: the protocol, and Redis."""
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError, RedisError
 
-from ratelimit import scripts
+from ratelimit import codec, scripts
+from ratelimit.codec import text
 from ratelimit.errors import StoreLost
 from ratelimit.keys import done_key, place_key, scope_key
-from ratelimit.places import (
-    Ask,
-    Booking,
-    Bookings,
-    ClockReading,
-    Counters,
-    Dial,
-    LimitSnapshot,
-    Origin,
-    Outcome,
-    Snapshot,
-)
+from ratelimit.places import Ask, Bookings, ClockReading, Snapshot
 from ratelimit.quota import Quota
+from ratelimit.wire import Wire
 
-CONNECTIONS = 8
 TIMEOUT_S = 2.0
+"""Longest wait for any answer."""
 
 
 class Store(Protocol):
@@ -102,53 +91,45 @@ class Store(Protocol):
 
 
 class RedisStore:
-    """The state in Redis or Valkey, changed only by scripts."""
+    """The state in Redis or Valkey, changed only by scripts. One connection, shared by all tasks of the process."""
 
-    def __init__(self, redis: "Redis", where: str = "Redis") -> None:
+    def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]], where: str = "Redis") -> None:
         """Args:
-        redis: a client that decodes responses.
+        connect: opens a connection.
         where: names the server in errors.
         """
-        self._redis = redis
+        self._wire = Wire(connect, TIMEOUT_S)
         self._where = where
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """A store over `redis://`, `rediss://` or `unix://`. Connects with the first call."""
+        """A store over `redis://`, `rediss://` or `unix://`. Connects with the first call.
+
+        Raises:
+            ValueError: it is no such URL.
+        """
         parts = urlsplit(url)
         where = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=TIMEOUT_S,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            health_check_interval=30,
-            # one more try finds the server that was restarted behind a pooled connection
-            retry=Retry(NoBackoff(), 1),
-            decode_responses=True,
-        )
-        return cls(Redis.from_pool(pool), f"Redis at {where}")
+        # the pool only knows how to make a connection from a URL; it never holds one
+        pool = ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=TIMEOUT_S, decode_responses=False)
+
+        async def connect() -> AbstractConnection:
+            connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return connection
+
+        return cls(connect, f"Redis at {where}")
 
     async def reserve(self, scope: str, asks: Sequence[Ask], *, now: float | None = None) -> Bookings | None:
         """Take places in line, in order; each is charged to every limit or to none."""
-        keys, args = [scope_key(scope)], [_instant(now)]
-        for ask in asks:
-            if ask.key is not None:
-                keys.append(place_key(scope, ask.key))
-            flags = ("" if ask.key is None else "k") + ("h" if ask.hold else "")
-            args += [_text(ask.max_wait), flags, ask.asker, str(len(ask.cost))]
-            for name, units in ask.cost.items():
-                args += [name, _text(units)]
-        reply = await self._call("reserve", keys, args)
-        if reply is None:
-            return None
-        return Bookings(reading=_reading(reply[0]), bookings=[_booking(r) for r in reply[1:]])
+        keys, args, entries = codec.asked(scope, asks)
+        reply = await self._call("reserve", keys, [_instant(now), *args])
+        return None if reply is None else codec.bookings(reply, entries)
 
     async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
         """Refill and read the clock."""
         reply = await self._call("clock", [scope_key(scope)], [_instant(now)])
-        return None if reply is None else _reading(reply)
+        return None if reply is None else codec.reading(reply)
 
     async def settle(
         self,
@@ -163,9 +144,9 @@ class RedisStore:
         now: float | None = None,
     ) -> tuple[str, ClockReading | None]:
         """Replace the estimate by the actual, once."""
-        args = [_instant(now), str(generation), _text(booked_at)]
+        args = [_instant(now), str(generation), text(booked_at)]
         for name, units in actual.items():
-            args += [name, _text(cost.get(name, 0.0)), _text(units)]
+            args += [name, text(cost.get(name, 0.0)), text(units)]
         return await self._finish("settle", scope, permit, key, args)
 
     async def cancel(
@@ -180,42 +161,50 @@ class RedisStore:
         now: float | None = None,
     ) -> tuple[str, ClockReading | None]:
         """Give a place back, once."""
-        args = [_instant(now), str(generation), _text(booked_at)]
+        args = [_instant(now), str(generation), text(booked_at)]
         for name, units in cost.items():
-            args += [name, _text(units)]
+            args += [name, text(units)]
         return await self._finish("cancel", scope, permit, key, args)
 
     async def cool_down(
         self, scope: str, *, for_s: float, epoch: int | None, cut: bool, now: float | None = None
     ) -> tuple[bool, ClockReading | None]:
         """Close the scope for a while; answers whether the pace was cut."""
-        args = [_instant(now), _text(for_s), "" if epoch is None else str(epoch), "1" if cut else "0"]
+        args = [_instant(now), text(for_s), "" if epoch is None else str(epoch), "1" if cut else "0"]
         reply = await self._call("cool_down", [scope_key(scope)], args)
-        return (False, None) if reply is None else (bool(reply[0]), _reading(reply[1]))
+        return (False, None) if reply is None else (bool(reply[0]), codec.reading(reply[1]))
 
     async def configure(self, quota: Quota, *, full: bool, seed: bool, now: float | None = None) -> bool:
         """Set the quota; with `seed` only if there is none. Answers whether it was set."""
-        recovery = _text(1 / quota.recovery.total_seconds())
+        recovery = text(1 / quota.recovery.total_seconds())
         args = [_instant(now), "seed" if seed else "set", "full" if full else "cold", recovery]
         for name in quota.limits:
-            args += [name, _text(quota.rate(name)), _text(quota.burst(name))]
+            args += [name, text(quota.rate(name)), text(quota.burst(name))]
         return bool(await self._call("configure", [scope_key(quota.scope)], args))
 
     async def inspect(self, scope: str, *, now: float | None = None) -> Snapshot:
         """Look without touching."""
         reply = await self._call("inspect", [scope_key(scope)], [_instant(now)])
-        return Snapshot(scope=scope, configured=False) if reply is None else _snapshot(scope, reply)
+        return Snapshot(scope=scope, configured=False) if reply is None else codec.snapshot(scope, reply)
 
     async def ping(self) -> None:
         """Answer, or raise StoreLost."""
+        await self.execute("PING")
+
+    async def execute(self, *command: str | bytes | int) -> Any:
+        """Send one command of the server's own.
+
+        Raises:
+            StoreLost: it is refused, or there is no answer.
+        """
         try:
-            await self._redis.ping()
+            return await self._wire.call(*command)
         except (RedisError, OSError) as error:
             raise self._lost(error) from None
 
     async def aclose(self) -> None:
-        """Let go of all connections."""
-        await self._redis.aclose()
+        """Let go of the connection."""
+        await self._wire.aclose()
 
     async def _finish(
         self, verb: str, scope: str, permit: str, key: str | None, args: Sequence[str]
@@ -224,77 +213,22 @@ class RedisStore:
         if key is not None:
             keys.append(place_key(scope, key))
         reply = await self._call(verb, keys, args)
-        return ("unconfigured", None) if reply is None else (reply[0], _reading(reply[1]))
+        return ("unconfigured", None) if reply is None else (reply[0].decode(), codec.reading(reply[1]))
 
     async def _call(self, verb: str, keys: Sequence[str], args: Sequence[str]) -> Any:
+        known = scripts.script(verb)
         try:
-            return await scripts.call(self._redis, verb, keys, args)
+            try:
+                return await self._wire.call("EVALSHA", known.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return await self._wire.call("EVAL", known.text, len(keys), *keys, *args)
         except (RedisError, OSError) as error:
             raise self._lost(error) from None
 
     def _lost(self, error: Exception) -> StoreLost:
-        # the client's own text may quote a URL; its first line without the URL's userinfo says enough
+        # the client's own text may quote a URL, and so a password: the kind of error says enough
         return StoreLost(f"{self._where} does not answer ({type(error).__name__})")
 
 
-def _text(number: float) -> str:
-    return format(number, ".17g")
-
-
 def _instant(now: float | None) -> str:
-    return "" if now is None else _text(now)
-
-
-def _reading(flat: Sequence[str]) -> ClockReading:
-    now, closed_for, pace, epoch, born, recovery = flat[:6]
-    dials = {
-        flat[i]: Dial(clock=float(flat[i + 1]), rate=float(flat[i + 2]), burst=float(flat[i + 3]))
-        for i in range(6, len(flat), 4)
-    }
-    return ClockReading(
-        now=float(now),
-        closed_for=float(closed_for),
-        pace=float(pace),
-        epoch=int(float(epoch)),
-        born=float(born),
-        recovery=float(recovery),
-        dials=dials,
-    )
-
-
-def _booking(flat: Sequence[str]) -> Booking:
-    outcome, origin, wait, limit = flat[:4]
-    if len(flat) == 4:
-        return Booking(outcome=Outcome(outcome), origin=Origin(origin), wait=float(wait), limit=limit)
-    generation, epoch, booked_at, first_at = flat[4:8]
-    return Booking(
-        outcome=Outcome(outcome),
-        origin=Origin(origin),
-        wait=float(wait),
-        limit=limit,
-        generation=int(float(generation)),
-        epoch=int(float(epoch)),
-        booked_at=float(booked_at),
-        first_at=float(first_at),
-        cost={flat[i]: float(flat[i + 1]) for i in range(8, len(flat), 3)},
-        due={flat[i]: float(flat[i + 2]) for i in range(8, len(flat), 3)},
-    )
-
-
-def _snapshot(scope: str, flat: Sequence[str]) -> Snapshot:
-    pace, closed_for, epoch, strikes, *counts = (float(value) for value in flat[:9])
-    calls, grants, denials, rebooked, rejections = (int(count) for count in counts)
-    limits = {}
-    for i in range(9, len(flat), 6):
-        level, burst, rate, clock, tail = (float(value) for value in flat[i + 1 : i + 6])
-        limits[flat[i]] = LimitSnapshot(level=level, burst=burst, rate=rate, clock=clock, tail=tail)
-    return Snapshot(
-        scope=scope,
-        configured=True,
-        limits=limits,
-        pace=pace,
-        closed_for=timedelta(seconds=closed_for),
-        epoch=int(epoch),
-        strikes=int(strikes),
-        counters=Counters(calls=calls, grants=grants, denials=denials, rebooked=rebooked, rejections=rejections),
-    )
+    return "" if now is None else text(now)

@@ -71,16 +71,14 @@ local function begin(key, now)
   return scope
 end
 
--- now, closed_for, pace, epoch, born, recovery, then name, clock, rate, burst of each limit
+-- the limits' names; packed: now, closed_for, pace, epoch, born, recovery, then clock, rate, burst of each limit
 local function reading(scope)
-  local answer = {
-    text(scope.at), text(closed_for(scope)), text(scope.pace), text(scope.epoch), text(scope.born), text(scope.recovery)
-  }
+  local numbers = {scope.at, closed_for(scope), scope.pace, scope.epoch, scope.born, scope.recovery}
   for _, name in ipairs(scope.names) do
     local bucket = scope.buckets[name]
-    for _, value in ipairs({name, text(bucket.clock), text(bucket.rate), text(bucket.burst)}) do
-      table.insert(answer, value)
-    end
+    numbers[#numbers + 1] = bucket.clock
+    numbers[#numbers + 1] = bucket.rate
+    numbers[#numbers + 1] = bucket.burst
   end
-  return answer
+  return {scope.joined, pack(numbers)}
 end

@@ -2,16 +2,12 @@
 
 local function answer(place, origin, wait, limit)
   local outcome = place.mode == 'T' and 'taken' or 'held'
-  local found = {
-    outcome, origin, text(wait), limit, text(place.generation), text(place.epoch), text(place.booked_at),
-    text(place.first_at)
-  }
+  local numbers = {wait, place.generation, place.epoch, place.booked_at, place.first_at}
   for _, name in ipairs(place.names) do
-    for _, value in ipairs({name, text(place.cost[name]), text(place.due[name])}) do
-      table.insert(found, value)
-    end
+    numbers[#numbers + 1] = place.cost[name]
+    numbers[#numbers + 1] = place.due[name]
   end
-  return found
+  return {outcome, origin, limit, table.concat(place.names, ' '), pack(numbers)}
 end
 
 -- picked up so late that the provider's own bucket has long forgotten it, or booked in a state that is lost
@@ -57,14 +53,36 @@ local function ask_again(scope, key, place, ask)
   return answer(place, origin, wait, binding)
 end
 
-local function reserve(scope, key, ask)
+local function unknown_limit(scope, ask)
   for _, name in ipairs(ask.names) do
     if not scope.buckets[name] then
-      return {'unknown', 'none', '0', name}
+      return {'unknown', 'none', name, '', pack({0})}
     end
   end
+end
+
+-- the limits that are charged, what each owes, and the wait that follows
+local function price(scope, ask)
+  local names, owed = {}, {}
+  for _, name in ipairs(scope.names) do
+    local cost = ask.cost[name] or 0
+    if cost > 0 then
+      names[#names + 1] = name
+      owed[name] = math.max(0, cost - scope.buckets[name].level)
+    end
+  end
+  local wait, binding = wait_for(scope, owed)
+  return names, owed, wait, binding
+end
+
+-- a place that is booked under a key
+local function reserve(scope, key, ask)
+  local unknown = unknown_limit(scope, ask)
+  if unknown then
+    return unknown
+  end
   local generation, first_at, origin = 1, scope.at, 'booked'
-  local old = key and read_place(key)
+  local old = read_place(key)
   if old then
     local same = old.mode == 'H' or (old.mode == 'T' and old.asker == ask.asker)
     if same and not expired(scope, old) then
@@ -75,35 +93,23 @@ local function reserve(scope, key, ask)
       first_at, origin = old.first_at, 'rebooked'
     end
   end
+  local names, owed, wait, binding = price(scope, ask)
   local place = {
-    generation = generation, epoch = scope.epoch, booked_at = scope.at, first_at = first_at, asker = ask.asker,
-    names = {}, cost = {}, due = {}
+    mode = wait <= ask.max_wait and 'T' or 'H', generation = generation, epoch = scope.epoch, booked_at = scope.at,
+    first_at = first_at, asker = ask.asker, names = names, cost = ask.cost, due = {}
   }
-  local owed = {}
-  for _, name in ipairs(scope.names) do
-    local cost = ask.cost[name] or 0
-    if cost > 0 then
-      table.insert(place.names, name)
-      place.cost[name] = cost
-      owed[name] = math.max(0, cost - scope.buckets[name].level)
-      place.due[name] = scope.buckets[name].clock + owed[name]
-    end
-  end
-  local wait, binding = wait_for(scope, owed)
-  place.mode = wait <= ask.max_wait and 'T' or 'H'
   local counter = place.mode == 'T' and 'grants' or 'denials'
   scope[counter] = scope[counter] + 1
-  if place.mode == 'H' and not (ask.hold and key) then
-    return {'denied', 'none', text(wait), binding}
+  if place.mode == 'H' and not ask.hold then
+    return {'denied', 'none', binding, '', pack({wait})}
   end
-  for _, name in ipairs(place.names) do
+  for _, name in ipairs(names) do
     local bucket = scope.buckets[name]
-    bucket.level = bucket.level - place.cost[name]
+    place.due[name] = bucket.clock + owed[name]
+    bucket.level = bucket.level - ask.cost[name]
     bucket.tail = math.max(bucket.tail, place.due[name])
   end
   scope.rebooked = scope.rebooked + (origin == 'rebooked' and 1 or 0)
-  if key then
-    write_place(key, place)
-  end
+  write_place(key, place)
   return answer(place, origin, wait, binding)
 end

@@ -25,6 +25,7 @@ else
 end
 scope.recovery = tonumber(ARGV[4])
 local old = scope.buckets
+scope.joined = ''
 scope.names = {}
 scope.buckets = {}
 for i = 5, #ARGV, 3 do
@@ -36,7 +37,6 @@ for i = 5, #ARGV, 3 do
   table.insert(scope.names, name)
   scope.buckets[name] = bucket
 end
--- limits that went away must not come back with their old state
-redis.call('DEL', KEYS[1])
+scope.joined = table.concat(scope.names, ' ')
 write_scope(KEYS[1], scope)
 return 1

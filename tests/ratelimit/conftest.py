@@ -12,7 +12,7 @@ from ratelimit.store import RedisStore, Store
 async def redis_store(valkey: str) -> AsyncIterator[RedisStore]:
     """An empty store on the real server."""
     store = RedisStore.from_url(valkey)
-    await store._redis.flushall()
+    await store.execute("FLUSHALL")
     yield store
     await store.aclose()
 
@@ -24,6 +24,6 @@ async def store(request: pytest.FixtureRequest, valkey: str) -> AsyncIterator[St
         yield MemoryStore()
         return
     found = RedisStore.from_url(valkey)
-    await found._redis.flushall()
+    await found.execute("FLUSHALL")
     yield found
     await found.aclose()

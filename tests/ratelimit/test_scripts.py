@@ -57,5 +57,5 @@ def test_includes_are_resolved(verb: str) -> None:
 async def test_a_server_that_forgot_its_scripts_is_sent_them_again(redis_store: RedisStore) -> None:
     async with Limiter(redis_store, {}) as limiter:
         for _ in range(2):
-            await redis_store._redis.script_flush()
+            await redis_store.execute("SCRIPT", "FLUSH")
             assert not (await limiter.inspect("openai/sim")).configured

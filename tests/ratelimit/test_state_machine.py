@@ -59,7 +59,7 @@ class LuaAndModel(RuleBasedStateMachine):
         self.model = Model()
         self.now = 0.0
         self.permits: list[dict] = []
-        self.runner.run(self.store._redis.flushall())
+        self.runner.run(self.store.execute("FLUSHALL"))
 
     def teardown(self) -> None:
         self.runner.run(self.store.aclose())
@@ -118,10 +118,10 @@ class LuaAndModel(RuleBasedStateMachine):
 
     @rule(places_too=st.booleans())
     def lose_state(self, places_too: bool) -> None:
-        self.runner.run(self.store._redis.delete(scope_key(SCOPE)))
+        self.runner.run(self.store.execute("DEL", scope_key(SCOPE)))
         self.model.scopes.clear()
         if places_too:
-            self.runner.run(self.store._redis.flushall())
+            self.runner.run(self.store.execute("FLUSHALL"))
             self.model.places.clear()
             self.model.done.clear()
 
@@ -132,9 +132,9 @@ class LuaAndModel(RuleBasedStateMachine):
     @invariant()
     def the_places_are_equal(self) -> None:
         for key in "abc":
-            raw = self.runner.run(self.store._redis.get(place_key(SCOPE, key)))
+            raw = self.runner.run(self.store.execute("GET", place_key(SCOPE, key)))
             record = self.model.places.get((SCOPE, key))
-            assert raw == (None if record is None else _lines(record))
+            assert raw == (None if record is None else _lines(record).encode())
 
 
 def _lines(record: Record) -> str:

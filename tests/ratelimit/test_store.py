@@ -146,7 +146,7 @@ async def test_a_place_of_a_lost_state_is_booked_anew(full: Store) -> None:
         full.model.scopes.clear()
     else:
         assert isinstance(full, RedisStore)
-        await full._redis.delete("fleet:{openai}:scope:openai/sim")
+        await full.execute("DEL", "fleet:{openai}:scope:openai/sim")
     await full.configure(QUOTA, full=True, seed=True, now=T + 1)
     again = await book(full, ask(1, key="k"), now=T + 1)
     assert (again.origin, again.wait) == (Origin.REBOOKED, 0)
@@ -253,11 +253,11 @@ async def test_places_do_not_stay_for_ever(redis_store: RedisStore) -> None:
     answer = await redis_store.reserve(SCOPE, [ask(key="k")])
     assert answer is not None
     place, done = "fleet:{openai}:place:openai/sim:k", "fleet:{openai}:done:openai/sim:k#1"
-    assert 86_000_000 < await redis_store._redis.pttl(place) <= 86_400_000
+    assert 86_000_000 < await redis_store.execute("PTTL", place) <= 86_400_000
     await redis_store.settle(SCOPE, **permit(answer.bookings[0], "k"), actual={})
-    assert 0 < await redis_store._redis.pttl(place) <= 600_000
-    assert 0 < await redis_store._redis.pttl(done) <= 600_000
-    assert await redis_store._redis.pttl("fleet:{openai}:scope:openai/sim") == -1
+    assert 0 < await redis_store.execute("PTTL", place) <= 600_000
+    assert 0 < await redis_store.execute("PTTL", done) <= 600_000
+    assert await redis_store.execute("PTTL", "fleet:{openai}:scope:openai/sim") == -1
 
 
 async def test_memory_forgets_settled_places_too() -> None:
