@@ -265,7 +265,13 @@ class Limiter:
         self._quotas[quota.scope] = quota
 
     async def _book(self, scope: str, ask: Ask) -> Booking:
-        booking = await self._line(scope).ask(ask)
+        line = self._line(scope)
+        answer = line.ask(ask)
+        try:
+            booking = await answer
+        except asyncio.CancelledError:
+            line.left(ask, answer)
+            raise
         match booking.outcome:
             case Outcome.UNKNOWN:
                 raise UnknownLimit(f"{scope}: the quota has no limit {booking.limit!r}")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ratelimit import model
 from ratelimit.clock import Clock
 from ratelimit.errors import StoreLost
-from ratelimit.places import Ask, Booking, ClockReading, Outcome
-from ratelimit.store import Store
+from ratelimit.places import Ask, Booking, Bookings, ClockReading, Outcome
+from ratelimit.store import Store, reserve
 
 TICK_S = 0.25
 """While anyone waits, the clock is read at least this often."""
@@ -16,7 +16,7 @@ SHORTEST_S = 0.002
 """And at most this often."""
 WATCHED_S = 1.0
 """A place whose clock was read this lately has not been forgotten, however far a refund has moved the clock."""
-BATCH = 100
+BATCH = 1000
 """Most reservations of one script call."""
 
 
@@ -77,24 +77,38 @@ class Line:
         self._reading: ClockReading | None = None
         self._read_at = 0.0
         self._asks: list[tuple[Ask, asyncio.Future[Booking]]] = []
-        self._flight: asyncio.Task[None] | None = None
+        self._flight: list[tuple[Ask, asyncio.Future[Booking]]] | None = None
+        self._last_size = 0
+        self._leaving = False
+        self._closed = False
+        self._seeding: asyncio.Task[None] | None = None
         self._waiters: list[_Waiter] = []
         self._watcher: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
 
-    async def ask(self, ask: Ask) -> Booking:
-        """Reserve; asks that come while a call is in flight travel in the next one, in order."""
-        answer: asyncio.Future[Booking] = asyncio.get_running_loop().create_future()
+    def ask(self, ask: Ask) -> asyncio.Future[Booking]:
+        """Reserve; asks that come while a call is in flight travel in the next one, in order.
+
+        Whoever stops waiting for the answer says so with `left`.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Booking] = loop.create_future()
         self._asks.append((ask, answer))
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fly())
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            # the answer may have come in the same turn of the loop as the cancellation
-            if answer.done() and not answer.cancelled() and answer.exception() is None:
-                self._drop(answer.result(), ask)
-            raise
+        if self._flight is None and not self._leaving:
+            if self._last_size > 1:
+                # where many ask they ask in the same turn of the loop: they travel together
+                self._leaving = True
+                loop.call_soon(self._depart)
+            else:
+                self._depart()
+        return answer
+
+    def left(self, ask: Ask, answer: asyncio.Future[Booking]) -> None:
+        """The asker was cancelled: what it was given goes back, also if it is given only later."""
+        # the answer may have come in the same turn of the loop as the cancellation
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            self._drop(answer.result(), ask)
+        answer.cancel()
 
     async def wait(self, booking: Booking, deadline: float) -> Verdict:
         """Wait for an answer of the store by which the place may start, or never will in time."""
@@ -130,14 +144,18 @@ class Line:
 
     async def aclose(self) -> None:
         """End the background tasks; whoever still waits gets `StoreLost`."""
-        tasks = [task for task in (self._flight, self._watcher) if task is not None]
+        self._closed = True
+        tasks = [task for task in (self._seeding, self._watcher) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         closed = StoreLost(f"{self._scope}: the limiter is closed")
-        for future in [answer for _, answer in self._asks] + [w.verdict for w in self._waiters]:
-            if not future.done():
-                future.set_exception(closed)
+        for _, answer in (self._flight or []) + self._asks:
+            if not answer.done():
+                answer.set_exception(closed)
+        for waiter in self._waiters:
+            if not waiter.verdict.done():
+                waiter.verdict.set_exception(closed)
 
     def _judge(self, waiter: _Waiter, reading: ClockReading, watched: bool) -> None:
         if waiter.verdict.done():
@@ -151,39 +169,56 @@ class Line:
         elif self._clock.time() + wait > waiter.deadline + TICK_S:
             waiter.verdict.set_result(Late(wait, limit))
 
-    async def _fly(self) -> None:
-        try:
-            while self._asks:
-                batch = [(ask, answer) for ask, answer in self._asks[:BATCH] if not answer.done()]
-                del self._asks[:BATCH]
-                if batch:
-                    await self._carry(batch)
-        finally:
-            self._flight = None
+    def _depart(self) -> None:
+        self._leaving = True
+        # a store in memory answers at once
+        while self._asks and self._flight is None and not self._closed:
+            batch = [(ask, answer) for ask, answer in self._asks[:BATCH] if not answer.done()]
+            del self._asks[:BATCH]
+            if batch:
+                self._flight = batch
+                self._last_size = len(batch)
+                self._store.book(self._scope, [ask for ask, _ in batch], self._landed)
+        self._leaving = False
 
-    async def _carry(self, batch: list[tuple[Ask, asyncio.Future[Booking]]]) -> None:
-        asks = [ask for ask, _ in batch]
-        try:
-            answer = await self._store.reserve(self._scope, asks)
-            if answer is None:
-                await self._seed()
-                answer = await self._store.reserve(self._scope, asks)
-            if answer is None:
-                raise StoreLost(f"{self._scope}: the store forgets its configuration")
-        except (Exception, asyncio.CancelledError) as error:
-            fault = error if isinstance(error, Exception) else StoreLost(f"{self._scope}: the limiter is closed")
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(fault)
-            if not isinstance(error, Exception):
-                raise
+    def _landed(self, found: Bookings | StoreLost | None) -> None:
+        batch, self._flight = self._flight or [], None
+        if found is None and not self._closed:
+            # the store does not know the scope: tell it, and ask again
+            self._flight = batch
+            self._seeding = asyncio.create_task(self._seed_and_book(batch))
             return
-        self.refresh(answer.reading)
-        for (ask, future), booking in zip(batch, answer.bookings, strict=True):
-            if not future.done():
-                future.set_result(booking)
-            else:
-                self._drop(booking, ask)
+        self._deliver(batch, found)
+        if self._asks and not self._leaving:
+            self._depart()
+
+    def _deliver(self, batch: list[tuple[Ask, asyncio.Future[Booking]]], found: Bookings | StoreLost | None) -> None:
+        if isinstance(found, Bookings):
+            self.refresh(found.reading)
+            for (ask, answer), booking in zip(batch, found.bookings, strict=True):
+                if not answer.done():
+                    answer.set_result(booking)
+                else:
+                    self._drop(booking, ask)
+            return
+        fault = found or StoreLost(f"{self._scope}: the store forgets its configuration")
+        for _, answer in batch:
+            if not answer.done():
+                answer.set_exception(fault)
+
+    async def _seed_and_book(self, batch: list[tuple[Ask, asyncio.Future[Booking]]]) -> None:
+        try:
+            await self._seed()
+            found = await reserve(self._store, self._scope, [ask for ask, _ in batch])
+            self._deliver(batch, found)
+        except Exception as error:  # noqa: BLE001 - every asker is told
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+        finally:
+            self._flight = self._seeding = None
+            if self._asks:
+                self._depart()
 
     def _drop(self, booking: Booking, ask: Ask) -> None:
         if booking.outcome is Outcome.TAKEN:

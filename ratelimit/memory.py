@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from ratelimit.model import Model
-from ratelimit.places import Ask, Bookings, ClockReading, Snapshot
+from ratelimit.places import Ask, ClockReading, Snapshot
 from ratelimit.quota import Quota
+from ratelimit.store import Answer
 
 KEPT_S = 600.0
 """How long it is remembered that a permit is settled."""
@@ -22,9 +23,9 @@ class MemoryStore:
         self._clock = clock
         self._swept_at = clock()
 
-    async def reserve(self, scope: str, asks: Sequence[Ask], *, now: float | None = None) -> Bookings | None:
-        """Take places in line, in order; each is charged to every limit or to none."""
-        return self.model.reserve(scope, asks, now=self._now(now))
+    def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
+        """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
+        answer(self.model.reserve(scope, asks, now=self._now(now)))
 
     async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
         """Refill and read the clock."""

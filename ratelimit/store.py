@@ -1,5 +1,6 @@
 """Where quotas and state live: the protocol, and Redis."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
@@ -20,6 +21,10 @@ TIMEOUT_S = 2.0
 """Longest wait for any answer."""
 
 
+Answer = Callable[[Bookings | StoreLost | None], None]
+"""Takes the answer to a batch: None for a scope that is not configured."""
+
+
 class Store(Protocol):
     """Holds the state of all scopes; every verb is atomic.
 
@@ -30,8 +35,8 @@ class Store(Protocol):
         StoreLost: any verb, if the store does not answer.
     """
 
-    async def reserve(self, scope: str, asks: Sequence[Ask], *, now: float | None = None) -> Bookings | None:
-        """Take places in line, in order; each is charged to every limit or to none."""
+    def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
+        """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
         ...
 
     async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
@@ -90,6 +95,26 @@ class Store(Protocol):
         ...
 
 
+async def reserve(store: Store, scope: str, asks: Sequence[Ask], *, now: float | None = None) -> Bookings | None:
+    """Book, and wait for the answer; None for a scope that is not configured.
+
+    Raises:
+        StoreLost: the store does not answer.
+    """
+    answer: asyncio.Future[Bookings | None] = asyncio.get_running_loop().create_future()
+
+    def answered(found: Bookings | StoreLost | None) -> None:
+        if answer.done():
+            return
+        if isinstance(found, StoreLost):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    store.book(scope, asks, answered, now=now)
+    return await answer
+
+
 class RedisStore:
     """The state in Redis or Valkey, changed only by scripts. One connection, shared by all tasks of the process."""
 
@@ -120,11 +145,22 @@ class RedisStore:
 
         return cls(connect, f"Redis at {where}")
 
-    async def reserve(self, scope: str, asks: Sequence[Ask], *, now: float | None = None) -> Bookings | None:
-        """Take places in line, in order; each is charged to every limit or to none."""
+    def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
+        """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
         keys, args, entries = codec.asked(scope, asks)
-        reply = await self._call("reserve", keys, [_instant(now), *args])
-        return None if reply is None else codec.bookings(reply, entries)
+        script = scripts.script("reserve")
+
+        def answered(reply: Any) -> None:
+            if reply is None:
+                answer(None)
+            elif isinstance(reply, list):
+                answer(codec.bookings(reply, entries))
+            elif isinstance(reply, NoScriptError):
+                self._wire.send(("EVAL", script.text, len(keys), *keys, _instant(now), *args), answered)
+            else:
+                answer(self._lost(reply))
+
+        self._wire.send(("EVALSHA", script.sha, len(keys), *keys, _instant(now), *args), answered)
 
     async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
         """Refill and read the clock."""

@@ -1,10 +1,10 @@
-"""One connection that many tasks share: what is sent within one turn of the event loop leaves together."""
+"""One connection that all tasks of a process share."""
 
 import asyncio
 import builtins
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
@@ -16,6 +16,7 @@ from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TimeoutError,  # noqa: A004 - redis-py's name for it
 )
@@ -31,10 +32,14 @@ _ERRORS: dict[str, type[ResponseError] | type[ConnectionError]] = {
 _NOTHING = object()
 
 
+Answer = Callable[[Any], None]
+"""Takes a reply, or the exception that stands in its place."""
+
+
 class Wire:
     """A connection to one server. Made with the first call, made anew after it broke.
 
-    Replies come in the order of the calls, so that a call that is cancelled costs nothing but its reply.
+    Replies come in the order of the calls. A caller that has gone away costs nothing but its reply.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]], timeout_s: float) -> None:
@@ -45,7 +50,18 @@ class Wire:
         self._connect = connect
         self._timeout_s = timeout_s
         self._line: _Replies | None = None
-        self._connecting: asyncio.Task[_Replies] | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._early: list[tuple[tuple[str | bytes | int, ...], Answer]] = []
+
+    def send(self, command: tuple[str | bytes | int, ...], answer: Answer) -> None:
+        """Send one command; `answer` is called with its reply, or with a `RedisError` or `OSError`."""
+        line = self._line
+        if line is not None and not line.broken and not self._early:
+            line.send(command, answer)
+            return
+        self._early.append((command, answer))
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._start())
 
     async def call(self, *command: str | bytes | int) -> Any:
         """Send one command, wait for its reply.
@@ -53,10 +69,18 @@ class Wire:
         Raises:
             RedisError: the server refuses, does not answer in time, or the connection breaks.
         """
-        line = self._line
-        if line is None or line.broken:
-            line = await self._open()
-        return await line.call(command, self._timeout_s)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answer(found: Any) -> None:
+            if reply.done():
+                return
+            if isinstance(found, Exception):
+                reply.set_exception(found)
+            else:
+                reply.set_result(found)
+
+        self.send(command, answer)
+        return await reply
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -67,59 +91,57 @@ class Wire:
             await self._line.aclose()
             self._line = None
 
-    async def _open(self) -> "_Replies":
-        # many calls may find the connection broken at once: one of them makes it anew
-        if self._connecting is None:
-            self._connecting = asyncio.create_task(self._start())
-        return await asyncio.shield(self._connecting)
-
-    async def _start(self) -> "_Replies":
+    async def _start(self) -> None:
         try:
             if self._line is not None:
                 await self._line.aclose()
                 self._line = None
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    self._line = _Replies(await self._connect())
-            except builtins.TimeoutError:
-                raise TimeoutError(f"no connection within {self._timeout_s:g} s") from None
-            return self._line
+            async with asyncio.timeout(self._timeout_s):
+                connection = await self._connect()
+            self._line = _Replies(connection, self._timeout_s)
+            early, self._early = self._early, []
+            for command, answer in early:
+                self._line.send(command, answer)
+        except builtins.TimeoutError:
+            self._refuse(TimeoutError(f"no connection within {self._timeout_s:g} s"))
+        except (RedisError, OSError) as error:
+            self._refuse(error)
+        except asyncio.CancelledError:
+            self._refuse(ConnectionError("the connection is closed"))
+            raise
         finally:
             self._connecting = None
+
+    def _refuse(self, error: Exception) -> None:
+        early, self._early = self._early, []
+        for _, answer in early:
+            answer(error)
 
 
 class _Replies(asyncio.Protocol):
     """Reads the replies of one connection and hands them to whoever waits for them."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: AbstractConnection, timeout_s: float) -> None:
         self.broken = False
         self._connection = connection
+        self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=_error, notEnoughData=_NOTHING)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._out: list[bytes] = []
+        self._waiting: deque[tuple[Answer, float]] = deque()
+        self._watch: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
         # the handshake is the library's; from here on every reply is ours
         writer = connection._writer  # noqa: SLF001
-        if writer is None or not isinstance(writer.transport, asyncio.Transport):
+        if writer is None:
             raise ConnectionError("the connection was lost while it was made")
-        self._transport = writer.transport
+        self._transport = cast("asyncio.Transport", writer.transport)
         self._transport.set_protocol(self)
 
-    async def call(self, command: tuple[str | bytes | int, ...], timeout_s: float) -> Any:
-        reply: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append(reply)
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows one element
-        late = self._loop.call_later(timeout_s, self._late, reply, timeout_s)
-        try:
-            found = await reply
-        finally:
-            late.cancel()
-        if isinstance(found, Exception):
-            raise found
-        return found
+    def send(self, command: tuple[str | bytes | int, ...], answer: Answer) -> None:
+        self._waiting.append((answer, self._loop.time()))
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._timeout_s, self._look)
+        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows one element
 
     async def aclose(self) -> None:
         self._transport.abort()
@@ -130,9 +152,7 @@ class _Replies(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not _NOTHING:
-                waiting = self._waiting.popleft()
-                if not waiting.done():
-                    waiting.set_result(reply)
+                self._waiting.popleft()[0](reply)
         except (hiredis.HiredisError, IndexError) as error:
             self._break(ConnectionError(f"the server does not speak the protocol: {error}"))
 
@@ -141,25 +161,27 @@ class _Replies(asyncio.Protocol):
         if not self._closed.done():
             self._closed.set_result(None)
 
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if not self.broken:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-
-    def _late(self, reply: "asyncio.Future[Any]", timeout_s: float) -> None:
-        if not reply.done():
-            # replies come in order: if this one is late, so are all behind it
-            self._break(TimeoutError(f"no answer within {timeout_s:g} s"))
+    def _look(self) -> None:
+        self._watch = None
+        if not self._waiting:
+            return
+        # replies come in order: if the oldest call's is late, so are all behind it
+        left = self._waiting[0][1] + self._timeout_s - self._loop.time()
+        if left <= 0:
+            self._break(TimeoutError(f"no answer within {self._timeout_s:g} s"))
+        else:
+            self._watch = self._loop.call_later(left, self._look)
 
     def _break(self, error: Exception) -> None:
         if self.broken:
             return
         self.broken = True
+        if self._watch is not None:
+            self._watch.cancel()
         self._transport.abort()
         waiting, self._waiting = self._waiting, deque()
-        for reply in waiting:
-            if not reply.done():
-                reply.set_result(error)
+        for answer, _ in waiting:
+            answer(error)
 
 
 def _error(text: str) -> Exception:

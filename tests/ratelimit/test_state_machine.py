@@ -1,6 +1,7 @@
 import asyncio
 import os
 from datetime import timedelta
+from functools import partial
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from ratelimit.keys import place_key, scope_key
 from ratelimit.model import Model, Record, permit_id
 from ratelimit.places import Ask, Outcome
 from ratelimit.quota import Limit, Quota
-from ratelimit.store import RedisStore
+from ratelimit.store import RedisStore, reserve
 
 SCOPE = "openai/sim"
 EXAMPLES = int(os.environ.get("FLEET_STATE_MACHINE_EXAMPLES", "100"))
@@ -65,7 +66,8 @@ class LuaAndModel(RuleBasedStateMachine):
         self.runner.run(self.store.aclose())
 
     def both(self, verb: str, *args, **kwargs):
-        real = self.runner.run(getattr(self.store, verb)(*args, now=self.now, **kwargs))
+        call = partial(reserve, self.store) if verb == "reserve" else getattr(self.store, verb)
+        real = self.runner.run(call(*args, now=self.now, **kwargs))
         assert real == getattr(self.model, verb)(*args, now=self.now, **kwargs)
         return real
 

@@ -9,7 +9,7 @@ from ratelimit.memory import MemoryStore
 from ratelimit.model import permit_id
 from ratelimit.places import Ask, Booking, Origin, Outcome
 from ratelimit.quota import Limit, Quota
-from ratelimit.store import RedisStore, Store
+from ratelimit.store import RedisStore, Store, reserve
 
 SCOPE = "openai/sim"
 QUOTA = Quota(scope=SCOPE, limits={"requests": Limit(capacity=60, burst=10), "tokens": Limit(capacity=6000)})
@@ -27,7 +27,7 @@ def ask(requests: float = 1, *, max_wait: float = 1e9, key: str | None = None, a
 
 
 async def book(store: Store, one: Ask, now: float = T) -> Booking:
-    answer = await store.reserve(SCOPE, [one], now=now)
+    answer = await reserve(store, SCOPE, [one], now=now)
     assert answer is not None
     return answer.bookings[0]
 
@@ -47,7 +47,7 @@ def permit(booking: Booking, key: str | None = None) -> dict:
 
 
 async def test_a_scope_that_nobody_configured_is_answered_as_such(store: Store) -> None:
-    assert await store.reserve(SCOPE, [ask()]) is None
+    assert await reserve(store, SCOPE, [ask()]) is None
     assert await store.clock(SCOPE) is None
     assert await store.cool_down(SCOPE, for_s=1, epoch=None, cut=True) == (False, None)
     settled = await store.settle(SCOPE, permit="p", key=None, generation=1, booked_at=0, cost={}, actual={})
@@ -95,7 +95,7 @@ async def test_a_limit_that_the_quota_lacks_is_named(full: Store) -> None:
 
 
 async def test_asks_of_one_batch_are_served_in_order(full: Store) -> None:
-    answer = await full.reserve(SCOPE, [ask(10), ask(1), ask(1)], now=T)
+    answer = await reserve(full, SCOPE, [ask(10), ask(1), ask(1)], now=T)
     assert answer is not None
     assert [b.wait for b in answer.bookings] == [0, 1, 2]
 
@@ -250,7 +250,7 @@ async def test_without_an_instant_the_stores_own_clock_counts(store: Store) -> N
 
 async def test_places_do_not_stay_for_ever(redis_store: RedisStore) -> None:
     await redis_store.configure(QUOTA, full=True, seed=True)
-    answer = await redis_store.reserve(SCOPE, [ask(key="k")])
+    answer = await reserve(redis_store, SCOPE, [ask(key="k")])
     assert answer is not None
     place, done = "fleet:{openai}:place:openai/sim:k", "fleet:{openai}:done:openai/sim:k#1"
     assert 86_000_000 < await redis_store.execute("PTTL", place) <= 86_400_000
