@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
-from temporalio.common import Priority
+from temporalio.common import Priority, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
@@ -19,6 +19,16 @@ from fleet.contracts.runs import Outcome, RunInput, RunResult, RunStatus
 from fleet.errors import BadInput, UnknownRun, Unreachable
 from fleet.manifest import AGENTS_POOL, Manifest
 from fleet.settings import Settings
+
+STATES = {
+    "running": "Running",
+    "completed": "Completed",
+    "failed": "Failed",
+    "canceled": "Canceled",
+    "terminated": "Terminated",
+    "timedout": "TimedOut",
+}
+"""Temporal's names of the states of a run."""
 
 PATIENCE_S = 120.0
 """How long the end of a run is waited for while Temporal is away."""
@@ -94,6 +104,8 @@ class FleetClient:
                 names.AGENT_WORKFLOW,
                 run,
                 id=workflow_id,
+                # the id is part of the key of every effect: another run under it would find them done
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 task_queue=self._manifest.task_queue(AGENTS_POOL),
                 memo={names.AGENT_MEMO: agent, names.GOAL_MEMO: goal[:500], names.TENANT_MEMO: tenant},
                 priority=Priority(priority_key=priority, fairness_key=tenant),
@@ -112,10 +124,10 @@ class FleetClient:
         return self.temporal.get_workflow_handle(run_id, result_type=RunResult)
 
     async def list(self, *, state: str | None = None, limit: int = 100) -> AsyncIterator[RunInfo]:
-        """Runs, newest first."""
+        """Runs, newest first; `state` is a key of `STATES`."""
         query = f"WorkflowType = '{names.AGENT_WORKFLOW}'"
         if state:
-            query += f" AND ExecutionStatus = '{state.title()}'"
+            query += f" AND ExecutionStatus = '{STATES[state]}'"
         try:
             async for execution in self.temporal.list_workflows(query, limit=limit):
                 yield await _info(execution)

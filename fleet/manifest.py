@@ -38,7 +38,8 @@ def _count(value: Any) -> Any:
     return value
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
+Wait = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
 Count = Annotated[float, BeforeValidator(_count), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -138,10 +139,10 @@ class PoolSpec(_Table):
     task_queue: str | None = None
     """Default: the pool's name."""
     slots: int = Field(default=50, ge=1, le=10_000)
-    """Calls at once per process."""
-    max_inline_wait: Duration = timedelta(seconds=2)
+    """Calls at once per process; of the pool `agents`, workflow tasks at once."""
+    max_inline_wait: Wait = timedelta(seconds=2)
     """Longest wait for quota inside a slot; a longer one gives the slot back."""
-    drain: Duration = timedelta(seconds=20)
+    drain: Wait = timedelta(seconds=20)
     """How long SIGTERM waits for work under way."""
     provider: str | None = None
     """Which provider serves the pool's tools. Default: the pool's name."""
@@ -268,6 +269,9 @@ def _references(raw: dict[str, Any]) -> Iterator[str]:
 def _quota_references(quotas: dict[str, Any], providers: dict[str, Any]) -> Iterator[str]:
     whole: dict[str, str] = {}
     for scope in quotas:
+        if not SCOPE.fullmatch(scope):
+            yield f'quotas."{scope}": must look like provider/model (letters, digits, _ . : -)'
+            continue
         provider = scope.partition("/")[0]
         kind = _table(providers, provider).get("kind")
         # a pool's provider is one scope, however it is named; a model provider has one for each model
@@ -304,9 +308,15 @@ def _pool_references(providers: dict[str, Any], pools: dict[str, Any]) -> Iterat
             yield f"pools.{pool}.provider: there is no [providers.{provider}]"
         elif kind not in kinds:
             yield f"pools.{pool}.provider: providers.{provider} is of kind {kind!r}, not one of {', '.join(kinds)}"
+    for pool in (AGENTS_POOL, LLM_POOL):
+        if "provider" in _table(pools, pool):
+            yield f"pools.{pool}.provider: has no effect: an agent's `model` names the provider"
     if AGENTS_POOL not in pools:
         yield f"pools.{AGENTS_POOL}: is required: it runs the workflows"
 
+
+SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}(/[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}){1,4}")
+"""What a quota may be named; the limiter's own rule, told here so that `fleet check` knows it."""
 
 _SEARCH_KINDS = ("corpus", "searxng", "brave", "tavily")
 

@@ -22,6 +22,13 @@ class Act:
     refused: list[tuple[ToolCall, str]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withheld:
+    """The model has given no answer, or none that is whole."""
+
+    reason: str
+
+
 def opening(agent: AgentDefinition, goal: str) -> list[Message]:
     """The conversation a run begins with."""
     return [Message(role=Role.SYSTEM, content=agent.instructions), Message(role=Role.USER, content=goal)]
@@ -38,13 +45,17 @@ def request(agent: AgentDefinition, messages: list[Message]) -> ChatRequest:
     )
 
 
-def decide(agent: AgentDefinition, reply: ChatResult) -> Finish | Act:
+def decide(agent: AgentDefinition, reply: ChatResult) -> Finish | Act | Withheld:
     """Turn a model's answer into what happens next.
 
     A call of a tool that the agent does not have, or without a required argument, is answered with the reason:
     models mend such calls by themselves.
     """
     if not reply.message.tool_calls:
+        if reply.finish_reason == "length":
+            return Withheld(reason=f"the answer was cut off at max_output_tokens ({agent.max_output_tokens}): raise it")
+        if not reply.message.content.strip():
+            return Withheld(reason=f"the model answered nothing (finish reason {reply.finish_reason or 'unknown'!r})")
         return Finish(answer=reply.message.content)
     tools = {tool.spec.name: tool for tool in agent.tools}
     calls: list[tuple[ToolCall, ToolBinding]] = []

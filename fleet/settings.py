@@ -55,7 +55,7 @@ class Settings(BaseSettings):
                 return Path(path).read_text(encoding="utf-8").strip() or None
         except OSError as error:
             raise BadInput(f"secret {reference}: cannot be read ({error.strerror})") from None
-        return os.environ.get(name) or None
+        return os.environ.get(name, "").strip() or None
 
     def dev(self) -> dict[str, str]:
         """Endpoints of the embedded stack that runs in `state_dir`; empty when none does."""

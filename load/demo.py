@@ -1,6 +1,7 @@
 """The main job: agents research questions, write briefs, e-mail them; then a verdict from the providers' ledgers."""
 
 import asyncio
+import secrets
 import shutil
 import signal
 import sys
@@ -17,7 +18,7 @@ import typer
 
 from fleet import manifest as manifests
 from fleet import settings as environment
-from fleet.cli import context, output
+from fleet.cli import output
 from fleet.client import FleetClient
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.errors import BadInput, FleetError
@@ -45,6 +46,11 @@ _LIVE = (
 )
 
 
+LIVE_OUTPUT_TOKENS = 4096
+LIVE_QUOTA = {"requests": {"rate": "50/m", "burst": 5}}
+"""For a real model that the manifest has no quota for: within the smallest plans of OpenAI and Anthropic."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the command was asked."""
@@ -65,6 +71,8 @@ class Options:
 class Job:
     """The runs of one demo."""
 
+    name: str = field(default_factory=lambda: secrets.token_hex(3))
+    """In every run's id: a folder may see many demos."""
     asked: dict[str, Question] = field(default_factory=dict)
     """Question by run id."""
     results: dict[str, RunResult] = field(default_factory=dict)
@@ -75,7 +83,8 @@ class Job:
 def run(options: Options) -> int:
     """Run the demo. Returns 0 only if every invariant holds."""
     settings = environment.load()
-    source = context.manifest_path(settings, options.manifest)
+    # not the manifest of a `fleet dev` that runs here: that one points to its simulators
+    source = options.manifest or settings.manifest
     if AGENT not in manifests.load(source).agents:
         raise BadInput(f"{source}: the demo needs [agents.{AGENT}]")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fleet-demo-"))
@@ -96,10 +105,15 @@ def _live_manifest(source: Path, target: Path, model: str | None, settings: Sett
     if chosen is None:
         raise BadInput("--live: set OPENAI_API_KEY or ANTHROPIC_API_KEY, or leave --live out to use the simulators")
     raw = tomllib.loads(source.read_text(encoding="utf-8"))
-    raw["agents"][AGENT]["model"] = chosen
-    scopes = [s for s in raw.get("quotas", {}) if s.partition("/")[0] == chosen.partition("/")[0]]
-    if chosen not in raw.get("quotas", {}) and scopes:
-        raw["quotas"][chosen] = raw["quotas"][scopes[0]]
+    researcher = raw["agents"][AGENT]
+    # a model that reasons spends output tokens before it says a word
+    researcher |= {
+        "model": chosen,
+        "max_output_tokens": max(LIVE_OUTPUT_TOKENS, researcher.get("max_output_tokens", 0)),
+    }
+    # alone: the others may need keys that are not set
+    raw["agents"] = {AGENT: researcher}
+    raw.setdefault("quotas", {}).setdefault(chosen, LIVE_QUOTA)
     target.write_text(tomli_w.dumps(raw), encoding="utf-8")
     manifests.load(target)
     return target
@@ -124,7 +138,7 @@ async def _main(options: Options, settings: Settings, manifest: Path, folder: Pa
     say = _Speaker(quiet=options.json)
     plan = Plan(
         folder=folder, manifest=manifest, pools=options.pools, simulate=True, corpus=options.corpus,
-        live_models=options.live,
+        live_models=options.live, own_ledger=True,
     )  # fmt: skip
     interrupted = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -141,10 +155,11 @@ async def _main(options: Options, settings: Settings, manifest: Path, folder: Pa
         ledgers = Ledgers(fleet.simulators["http"])
         async with limiter(fleet.settings(), fleet.manifest) as shared:
             job = Job()
+            before = await ledgers.mail()
             watch = Watch(fleet.manifest, shared, ledgers, total=options.agents, quiet=options.json)
             await _work(job, asked, client, watch, options.timeout_s, (_until(interrupted), fleet.watch()))
             stories = await _stories(client, job)
-            evidence = await verdict.gather(fleet, shared, ledgers, stories, watch.samples)
+            evidence = await verdict.gather(fleet, shared, ledgers, stories, watch.samples, before)
             await ledgers.aclose()
         briefs = _write_briefs(folder / "briefs", job)
         found = verdict.judge(evidence, job.results, options.agents, monotonic() - job.began)
@@ -172,7 +187,7 @@ async def _work(
     async def one(number: int, question: Question) -> None:
         async with starting:
             goal = f"{question.text} E-mail the brief to reader{number:03}@{DOMAIN}."
-            run_id = await client.start(AGENT, goal, run_id=f"demo-{number:04}")
+            run_id = await client.start(AGENT, goal, run_id=f"demo-{job.name}-{number:04}")
             job.asked[run_id] = question
         job.results[run_id] = await client.result(run_id)
         watch.ended(job.results[run_id])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from workers.embedded import EmbeddedError, EmbeddedStack, Endpoints, Ports
 from workers.supervisor import ProcessSpec, Supervisor, last_line
 
 READY_TIMEOUT_S = 60.0
+DRAIN_MARGIN_S = 5.0
+"""A worker that has drained still has connections to close."""
 
 
 def parse_pools(text: str) -> dict[str, int]:
@@ -56,6 +59,8 @@ class Plan:
     """Leave the model providers as the manifest has them."""
     live_mail: bool = False
     """Leave the mail relay as the manifest has it."""
+    own_ledger: bool = False
+    """Keep effects in the folder, whatever `FLEET_DATABASE_URL` says."""
     corpus: Path | None = None
     ports: Ports = field(default_factory=Ports)
 
@@ -71,6 +76,7 @@ class LocalFleet:
         self.supervisor = Supervisor()
         self.corpus = Corpus(self._corpus_path())
         self.simulators: dict[str, Any] = {}
+        self._log_began: dict[str, int] = {}
         self._base = settings
         self._exit = AsyncExitStack()
 
@@ -86,14 +92,22 @@ class LocalFleet:
                 "state_dir": self.plan.folder,
                 "redis_url": self.endpoints.redis,
                 "manifest": self.manifest_path,
-                "database_url": None,
+                "database_url": None if self.plan.own_ledger else self._base.database_url,
             }
         )
 
     def environment(self) -> dict[str, str]:
         """Environment of a process that joins this fleet."""
+        # whatever leads to another Temporal stays behind, its configuration file included
+        kept = {k: v for k, v in self._base.environment().items() if not k.startswith("TEMPORAL_")}
+        if self.plan.own_ledger:
+            kept.pop("FLEET_DATABASE_URL", None)
+        # `ready` must be said, and is said at level info
+        level = "debug" if self._base.log_level == "debug" else "info"
         return {
-            **self._base.environment(),
+            **kept,
+            "TEMPORAL_CONFIG_FILE": os.devnull,
+            "FLEET_LOG_LEVEL": level,
             "FLEET_MANIFEST": str(self.manifest_path),
             "FLEET_STATE_DIR": str(self.plan.folder),
             "FLEET_REDIS_URL": self.endpoints.redis,
@@ -178,8 +192,11 @@ class LocalFleet:
         name = f"{pool}-{number}"
         # -m, not the script: a worker is this very code, wherever its entry point is installed
         argv = [sys.executable, "-m", "fleet.cli.main", "worker", pool]
+        log = self._log(name)
+        self._log_began[name] = log.stat().st_size if log.exists() else 0
+        grace = self.manifest.pools[pool].drain.total_seconds() + DRAIN_MARGIN_S
         await self.supervisor.start(
-            ProcessSpec(name=name, argv=argv, env=self.environment(), log=self._log(name), restart=True)
+            ProcessSpec(name=name, argv=argv, env=self.environment(), log=log, restart=True, grace_s=grace)
         )
 
     def announce(self) -> None:
@@ -240,7 +257,9 @@ class LocalFleet:
 
     def _said(self, name: str) -> str:
         try:
-            return self._log(name).read_text(encoding="utf-8", errors="replace")
+            with self._log(name).open(encoding="utf-8", errors="replace") as log:
+                log.seek(self._log_began.get(name, 0))
+                return log.read()
         except OSError:
             return ""
 

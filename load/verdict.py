@@ -51,8 +51,9 @@ async def gather(
     ledgers: Ledgers,
     stories: Sequence[Story],
     samples: Mapping[str, Sequence[Sample]],
+    mail_before: Mapping[str, int],
 ) -> Evidence:
-    """Collect the evidence while the servers still run."""
+    """Collect the evidence while the servers still run; mail counts from `mail_before` on."""
     manifest, supervisor, processes = fleet.manifest, fleet.supervisor, fleet.plan.pools
     kinds = {manifest.providers[scope.partition("/")[0]].kind for scope in manifest.quotas}
     return Evidence(
@@ -60,7 +61,7 @@ async def gather(
         snapshots={scope: await limiter.inspect(scope) for scope in manifest.quotas},
         summary=await ledgers.summary(),
         rows={kind: await ledgers.rows(kind) for kind in sorted(kinds)},
-        mail=await ledgers.mail(),
+        mail={name: count - mail_before[name] for name, count in (await ledgers.mail()).items()},
         stories=stories,
         samples=samples,
         processes=processes,
@@ -112,7 +113,7 @@ def _quota(evidence: Evidence, scope: str) -> dict[str, Any]:
         for step in s.steps
         if step.result and step.result.quota and step.result.quota.scope == scope
     )
-    counts = of_scope(evidence.summary, scope)
+    counts = of_scope(evidence.summary, evidence.manifest, scope)
     counters = evidence.snapshots[scope].counters
     if evidence.manifest.providers[scope.partition("/")[0]].kind in evidence.live:
         counts = {"ok": len(waits), "429": counters.rejections}

@@ -37,6 +37,7 @@ class Watch:
 
     def __init__(self, manifest: Manifest, limiter: Limiter, ledgers: Ledgers, *, total: int, quiet: bool) -> None:
         self.samples: dict[str, list[Sample]] = {scope: [] for scope in manifest.quotas}
+        self._manifest = manifest
         self._limiter = limiter
         self._ledgers = ledgers
         self._total = total
@@ -74,7 +75,7 @@ class Watch:
             owing = {name: limit for name, limit in seen.limits.items() if limit.level < 0}
             self.samples[scope].append(Sample(at=time(), queued=bool(owing)))
             wait = max((-limit.level / limit.rate for limit in owing.values()), default=0.0)
-            counted = of_scope(summary, scope)
+            counted = of_scope(summary, self._manifest, scope)
             used = ", ".join(f"{n} {min(1.0, 1 - x.level / x.burst):.0%}" for n, x in seen.limits.items())
             rows.append((scope, used, f"{wait:.1f}s", str(counted.get("ok", 0)), str(counted.get("429", 0))))
         done = sum(r.outcome is Outcome.COMPLETED for r in self._ended)
@@ -89,16 +90,14 @@ class Watch:
             sys.stderr.write(f"fleet: {head} · {scopes}\n")
 
 
-def of_scope(summary: dict[str, Any], scope: str) -> dict[str, int]:
+def of_scope(summary: dict[str, Any], manifest: Manifest, scope: str) -> dict[str, int]:
     """Counts by outcome of one scope in the simulators' summary."""
     provider, _, model = scope.partition("/")
-    entry = summary.get("providers", {}).get(_LEDGER_NAMES.get(provider, provider), {})
-    models = entry.get("models", {})
-    found = models.get(model) or (next(iter(models.values()), {}) if provider in _LEDGER_NAMES else {})
-    return dict(found.get("outcomes", {}))
-
-
-_LEDGER_NAMES = {"email": "smtp"}
+    kind = manifest.providers[provider].kind
+    entry = summary.get("providers", {}).get(kind, {})
+    if kind in ("openai", "anthropic"):
+        entry = entry.get("models", {}).get(model, {})
+    return dict(entry.get("outcomes", {}))
 
 
 def _table(head: str, rows: list[tuple[str, ...]]) -> Table:

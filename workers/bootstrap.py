@@ -86,6 +86,8 @@ def chat_provider(settings: Settings, name: str, spec: ModelProvider) -> ChatPro
     key = settings.secret(spec.api_key)
     if key is None:
         raise BadInput(f"providers.{name}: no API key: set {spec.api_key.partition(':')[2]} ({spec.api_key})")
+    if not (key.isascii() and key.isprintable()):
+        raise BadInput(f"providers.{name}: the API key in {spec.api_key} is not plain text: set it again")
     # each SDK takes a second and more to import: only those that are used are
     if spec.kind == "openai":
         from workers.providers.openai import OpenAIChat
@@ -161,12 +163,14 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
         from workers.tools.llm import LlmTools
 
         providers: dict[str, ChatProvider] = {}
-        for used in sorted(_used_models(manifest)):
-            model = manifest.providers[used]
-            assert isinstance(model, ModelProvider)
-            providers[used] = chat_provider(settings, used, model)
-            stack.push_async_callback(providers[used].aclose)
-            await _accepts(used, providers[used].check)
+        for spec_name, model in manifest.providers.items():
+            used = spec_name in _used_models(manifest)
+            # runs in flight may use a model that no agent of the manifest uses any more
+            if isinstance(model, ModelProvider) and (used or settings.secret(model.api_key)):
+                providers[spec_name] = chat_provider(settings, spec_name, model)
+                stack.push_async_callback(providers[spec_name].aclose)
+                if used:
+                    await _accepts(spec_name, providers[spec_name].check)
         llm = LlmTools(admission, providers)
         return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[llm.chat])
     provider = manifest.providers[provider_name]

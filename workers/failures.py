@@ -48,6 +48,9 @@ def failure(error: errors.ProviderError, *, failures: int, max_failures: int, co
         case errors.BadRequest():
             return final(FailureType.BAD_REQUEST, text)
         case _:
+            if failures >= max_failures and isinstance(error, errors.Lost):
+                unknown = f"{text} (failed {failures} times): it may have been done; do not have it done again"
+                return final(FailureType.EFFECT_UNKNOWN, unknown)
             if failures >= max_failures:
                 return final(FailureType.PROVIDER_FAILED, f"{text} (failed {failures} times)")
             return ApplicationError(

@@ -50,6 +50,7 @@ def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], An
         workflows=pool.workflows,
         workflow_runner=SANDBOX,
         max_concurrent_activities=pool.slots if pool.activities else None,
+        max_concurrent_workflow_tasks=max(2, pool.slots) if pool.workflows else None,
         max_concurrent_activity_task_polls=min(pool.slots, 8) if pool.activities else 1,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,

@@ -85,6 +85,9 @@ async def _examine(settings: Settings, manifest: Manifest) -> list[Finding]:
 
 
 async def _ask(component: str, question: Callable[[], Awaitable[str]]) -> Finding:
+    from temporalio.service import RPCError
+
+    from ratelimit.errors import RateLimitError
     from workers.corpus.index import CorpusError
     from workers.effects.ledger import LedgerLost
     from workers.providers.errors import ProviderError
@@ -92,7 +95,7 @@ async def _ask(component: str, question: Callable[[], Awaitable[str]]) -> Findin
 
     try:
         return Finding(component=component, ok=True, detail=await question())
-    except (FleetError, ProviderError, SearchError, CorpusError, LedgerLost) as error:
+    except (FleetError, ProviderError, SearchError, CorpusError, LedgerLost, RateLimitError, RPCError) as error:
         return Finding(component=component, ok=False, detail=str(error))
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import typer
 
 from fleet.cli import context, output, stories
-from fleet.client import FleetClient, connect
+from fleet.client import STATES, FleetClient, connect
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.errors import BadInput, FleetError
 from fleet.history import story
 
-_STATES = ("running", "completed", "failed", "canceled", "terminated", "timedout")
 _EXIT = {Outcome.COMPLETED: 0, Outcome.BUDGET_EXHAUSTED: 3, Outcome.STOPPED: 3, Outcome.FAILED: 1}
 _FAULT_OF_THE_CALLER = ("ProviderRefused", "BadRequest", "QuotaExhausted")
 
@@ -78,9 +77,9 @@ async def _follow(client: FleetClient, run_id: str, *, quiet: bool) -> RunResult
 
 def ps(*, state: str | None, limit: int, manifest: Path | None, json: bool) -> None:
     """List runs."""
-    if state is not None and state.lower() not in _STATES:
-        raise BadInput(f"--state {state!r} is not one of {', '.join(_STATES)}")
-    named = {"timedout": "TimedOut"}.get(state or "", state)
+    if state is not None and state.lower() not in STATES:
+        raise BadInput(f"--state {state!r} is not one of {', '.join(STATES)}")
+    named = state.lower() if state else None
 
     async def work() -> None:
         client = await _client(manifest)

@@ -77,6 +77,8 @@ class AgentWorkflow:
             match planning.decide(self._agent, reply):
                 case planning.Finish(answer=answer):
                     return answer
+                case planning.Withheld(reason=reason):
+                    raise _Ended(Outcome.FAILED, reason)
                 case planning.Act(calls=calls, refused=refused):
                     self._enter(Phase.ACTING, ", ".join(call.name for call, _ in calls))
                     await self._act(calls, refused)
@@ -104,14 +106,21 @@ class AgentWorkflow:
 
     async def _act(self, calls: list[tuple[ToolCall, ToolBinding]], refused: list[tuple[ToolCall, str]]) -> None:
         step = self._spent.steps
+        # all to their end, also if one of them ends the run: what an effect has done must be told
         results = await asyncio.gather(
-            *(self._use(call, tool, f"{step}.{i}") for i, (call, tool) in enumerate(calls, start=1))
+            *(self._use(call, tool, f"{step}.{i}") for i, (call, tool) in enumerate(calls, start=1)),
+            return_exceptions=True,
         )
         for (call, _), result in zip(calls, results, strict=True):
+            if isinstance(result, BaseException):
+                continue
             self._messages.append(planning.observation(call, result.content))
             self._note(result.quota)
             if result.evidence:
                 self._effects.append(result.evidence)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
         for call, reason in refused:
             self._messages.append(planning.observation(call, planning.refusal(reason)))
 
@@ -151,10 +160,11 @@ class AgentWorkflow:
             priority=Priority(priority_key=self._run.priority, fairness_key=self._run.tenant),
             summary=summary,
         )
-        if not effect:
-            await workflow.wait_condition(lambda: handle.done() or self._stop_reason is not None)
-            if not handle.done():
-                handle.cancel()
+        if effect:
+            return await _to_its_end(handle)
+        await workflow.wait_condition(lambda: handle.done() or self._stop_reason is not None)
+        if not handle.done():
+            handle.cancel()
         return await handle
 
     def _failed(self, error: ActivityError) -> Exception:
@@ -187,6 +197,17 @@ class AgentWorkflow:
             quota_waits_s=self._waits,
             effects=self._effects,
         )
+
+
+async def _to_its_end(handle: "workflow.ActivityHandle[R]") -> R:
+    """Wait for an effect; a cancellation of the run is obeyed only then."""
+    try:
+        return await asyncio.shield(handle)
+    except asyncio.CancelledError:
+        if handle.done():
+            raise
+        await asyncio.wait([handle])
+        raise
 
 
 def _reason(error: ActivityError) -> str:

@@ -26,6 +26,14 @@ def calls(name: str, call_id: str = "c1", **arguments: str) -> ChatResult:
     )
 
 
+def calls_both() -> ChatResult:
+    """The model searches and sends at once."""
+    asked = calls("search", "c1", query="x").message.tool_calls
+    asked += calls("send_email", "c2", to="a@b.c", subject="s", body="b").message.tool_calls
+    message = Message(role=Role.ASSISTANT, tool_calls=asked)
+    return ChatResult(message=message, usage=Usage(), finish_reason="tool_calls")
+
+
 @dataclass
 class Fakes:
     """A scripted model and two tools."""
@@ -35,6 +43,8 @@ class Fakes:
     seen: list[ChatRequest] = field(default_factory=list)
     sent: list[ToolRequest] = field(default_factory=list)
     under_way: asyncio.Event = field(default_factory=asyncio.Event)
+    expected: int = 1
+    """How many tools are called before `under_way` is set."""
     hold: asyncio.Event | None = None
     """When set, tools and the model wait for it once they have said that they are under way."""
 
@@ -58,7 +68,9 @@ class Fakes:
         return ToolResult(content='{"sent": true}', evidence={"message_id": "<1@x>"})
 
     async def _wait(self) -> None:
-        self.under_way.set()
+        self.expected -= 1
+        if self.expected <= 0:
+            self.under_way.set()
         while self.hold is not None and not self.hold.is_set():
             activity.heartbeat()
             await asyncio.wait({asyncio.ensure_future(self.hold.wait())}, timeout=0.1)

@@ -2,12 +2,14 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from temporalio.client import Client, WorkflowFailureError
-from temporalio.exceptions import ApplicationError
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.worker import Worker
 
 from fleet.contracts import names
@@ -15,7 +17,7 @@ from fleet.contracts.llm import Role
 from fleet.contracts.runs import Outcome, Phase, RunResult, RunStatus
 from fleet.contracts.tools import ToolResult
 from fleet.workflows.agent import AgentWorkflow
-from tests.fleet.fakes import Fakes, calls, run_input, says
+from tests.fleet.fakes import Fakes, calls, calls_both, run_input, says
 from workers.pool import SANDBOX
 
 
@@ -124,6 +126,53 @@ async def test_a_stop_waits_for_an_effect_under_way_and_accounts_for_it(temporal
         fakes.hold.set()
         result = await run.result()
     assert (result.outcome, len(fakes.sent), result.effects) == (Outcome.STOPPED, 1, [{"message_id": "<1@x>"}])
+
+
+async def test_a_stop_that_ends_one_call_of_a_step_waits_for_the_effect_beside_it(temporal):
+    fakes = Fakes(script=[calls_both(), says("never said")], hold=asyncio.Event(), expected=2)
+    async with started(temporal, fakes) as run:
+        await fakes.under_way.wait()
+        await run.signal(names.STOP_SIGNAL, "enough")
+        await until_cancelled(run)
+        fakes.hold.set()
+        result = await run.result()
+    assert (result.outcome, len(fakes.sent), result.effects) == (Outcome.STOPPED, 1, [{"message_id": "<1@x>"}])
+
+
+async def test_a_cancelled_run_ends_only_after_its_effect(temporal):
+    fakes = Fakes(script=[calls("send_email", to="a@b.c", subject="s", body="b")], hold=asyncio.Event())
+    async with started(temporal, fakes) as run:
+        await fakes.under_way.wait()
+        await run.cancel()
+        # the cancellation has been taken note of once a task after it has completed
+        await run.query(names.STATUS_QUERY)
+        assert (await run.describe()).status is WorkflowExecutionStatus.RUNNING
+        fakes.hold.set()
+        with pytest.raises(WorkflowFailureError) as raised:
+            await run.result()
+        kinds = [event.event_type for event in (await run.fetch_history()).events]
+    assert isinstance(raised.value.cause, CancelledError)
+    assert len(fakes.sent) == 1
+    assert EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED in kinds[-5:]
+    assert EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED not in kinds
+
+
+async def test_an_answer_that_is_cut_off_is_a_failure_with_its_reason(temporal):
+    cut = replace(says("it is beca"), finish_reason="length")
+    async with started(temporal, Fakes(script=[cut])) as run:
+        result = await run.result()
+    assert (result.outcome, result.answer) == (Outcome.FAILED, "it is beca")
+    assert "max_output_tokens" in result.reason
+
+
+async def until_cancelled(run):
+    """Until the history says that an activity was cancelled."""
+    async with asyncio.timeout(20):
+        while True:
+            seen = [e.event_type for e in (await run.fetch_history()).events]
+            if EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED in seen:
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_the_status_says_what_a_run_does(temporal):

@@ -98,6 +98,10 @@ def test_an_unknown_agent_is_refused_with_those_there_are(tmp_path):
         ('kind = "corpus"', 'kind = "google"', "providers.search: 'google' is not one of"),
         ('kind = "smtp"', 'kind = "corpus"', "pools.email.provider: providers.email is of kind 'corpus'"),
         ('[quotas."openai/m"]', '[quotas."nobody/m"]', 'quotas."nobody/m": there is no [providers.nobody]'),
+        ('[quotas."openai/m"]', "[quotas.email]", 'quotas."email": must look like provider/model'),
+        ('[quotas."openai/m"]', '[quotas."openai/my model"]', 'quotas."openai/my model": must look like'),
+        ('requests = "600/m"', 'requests = { units = 5, per = "0s" }', 'quotas."openai/m".requests.per: '),
+        ("[pools.llm]", '[pools.llm]\nprovider = "openai"', "pools.llm.provider: has no effect"),
         ('requests = "600/m"', 'messages = "600/m"', 'quotas."openai/m".messages: is never charged by kind'),
         (
             '[quotas."openai/m"]',

@@ -17,9 +17,9 @@ AGENT = AgentDefinition(
 )
 
 
-def _reply(*calls: ToolCall, content: str = "") -> ChatResult:
+def _reply(*calls: ToolCall, content: str = "", finish: str = "stop") -> ChatResult:
     message = Message(role=Role.ASSISTANT, content=content, tool_calls=list(calls))
-    return ChatResult(message=message, usage=Usage(), finish_reason="stop")
+    return ChatResult(message=message, usage=Usage(), finish_reason=finish)
 
 
 def test_a_run_opens_with_its_instructions_and_its_goal():
@@ -31,6 +31,13 @@ def test_a_run_opens_with_its_instructions_and_its_goal():
 
 def test_an_answer_without_calls_finishes():
     assert planning.decide(AGENT, _reply(content="done")) == planning.Finish(answer="done")
+
+
+def test_an_answer_that_is_cut_off_or_empty_is_none():
+    cut = planning.decide(AGENT, _reply(content="it is beca", finish="length"))
+    assert cut == planning.Withheld(reason="the answer was cut off at max_output_tokens (1024): raise it")
+    empty = planning.decide(AGENT, _reply(content=" ", finish="content_filter"))
+    assert empty == planning.Withheld(reason="the model answered nothing (finish reason 'content_filter')")
 
 
 def test_calls_are_bound_to_their_tools():

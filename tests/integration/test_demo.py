@@ -75,26 +75,30 @@ def test_an_empty_corpus_is_one_line(tmp_path):
     assert left_over(tmp_path) == []
 
 
-async def test_a_live_demo_asks_the_real_provider(tmp_path, simulators):
+@pytest.mark.parametrize(
+    ("kind", "path", "model"), [("openai", "/v1", "gpt-5-mini"), ("anthropic", "", "claude-haiku-4-5")]
+)
+async def test_a_live_demo_asks_the_real_provider(tmp_path, simulators, kind, path, model):
     # what stands for the real one here has no quota and a key of its own
-    where = await simulators(openai={"keys": ["sk-real"]})
+    where = await simulators(**{kind: {"keys": ["sk-real"]}})
     manifest = tmp_path / "fleet.toml"
     text = (ROOT / "deploy" / "fleet.toml").read_text()
-    manifest.write_text(text.replace('kind = "openai"', f'kind = "openai"\nbase_url = "{where.http}/v1"'))
+    manifest.write_text(text.replace(f'kind = "{kind}"', f'kind = "{kind}"\nbase_url = "{where.http}{path}"'))
+    variable = f"{kind.upper()}_API_KEY"
     live = ("--live", "--manifest", str(manifest), "--agents", "2", "--json")
 
-    found = await asyncio.to_thread(demo, tmp_path / "refused", *live, OPENAI_API_KEY="sk-other")
+    found = await asyncio.to_thread(demo, tmp_path / "refused", *live, **{variable: "sk-other"})
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.count("\n") == 1
-    assert "--live: openai: the API key was refused (401)" in found.stderr
+    assert f"--live: {kind}: the API key was refused (401)" in found.stderr
 
-    found = await asyncio.to_thread(demo, tmp_path / "demo", *live, OPENAI_API_KEY="sk-real")
+    found = await asyncio.to_thread(demo, tmp_path / "demo", *live, **{variable: "sk-real"})
     told = json.loads(found.stdout)
     assert found.returncode == 0, told
-    assert told["quotas"]["openai/gpt-5-mini"]["granted"] == 8
+    assert told["quotas"][f"{kind}/{model}"]["granted"] == 8
     assert told["emails"] == {"expected": 2, "delivered": 2, "duplicates": 0}
     async with httpx2.AsyncClient(base_url=where.http) as http:
-        assert (await http.get("/_ledger/summary")).json()["providers"]["openai"]["models"].keys() == {"gpt-5-mini"}
+        assert (await http.get("/_ledger/summary")).json()["providers"][kind]["models"].keys() == {model}
 
 
 @pytest.mark.trial

@@ -92,6 +92,10 @@ def test_a_run_is_started_followed_told_and_listed(dev):
     assert 'called    send_email({"' in story
     assert answer.strip() in story
 
+    again = dev.call("run", "researcher", "What does the module json do? To a@b.com.", "--id", "r1")
+    assert again.returncode == 2
+    assert "'r1' exists already" in again.stderr
+
     doctor = json.loads(dev.answer("doctor", "--json"))
     assert doctor["ok"] is True
     assert {f["component"] for f in doctor["findings"]} >= {"temporal", "redis", "ledger", "providers.openai"}

@@ -106,6 +106,21 @@ def test_a_429_in_the_providers_ledger_is_found(evidence):
     assert broken(replace(evidence, summary={"providers": outcomes})) == [f"{MODEL}: the provider answered 429 1 times"]
 
 
+def test_a_provider_is_found_in_the_ledger_whatever_the_manifest_calls_it(evidence, tmp_path):
+    renamed = MANIFEST.read_text().replace("[providers.openai]", "[providers.main]").replace('"openai/', '"main/')
+    (tmp_path / "fleet.toml").write_text(renamed)
+    main = "main/sim-large"
+    outcomes = {"openai": {"models": {"sim-large": {"outcomes": {"ok": 60, "429": 2}}}}}
+    found = replace(
+        evidence,
+        manifest=manifests.load(tmp_path / "fleet.toml"),
+        snapshots={main: evidence.snapshots[MODEL], RELAY: evidence.snapshots[RELAY]},
+        samples={main: evidence.samples[MODEL], RELAY: []},
+        summary={"providers": outcomes},
+    )
+    assert broken(found) == [f"{main}: the provider answered 429 2 times"]
+
+
 def test_a_quota_that_lies_idle_while_work_is_queued_is_found(evidence):
     idle = replace(evidence, rows={**evidence.rows, "openai": evidence.rows["openai"][:30]})
     assert broken(idle) == [f"{MODEL}: used 49% of the quota while work was queued"]

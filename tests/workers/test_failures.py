@@ -47,6 +47,13 @@ def test_a_real_failure_is_retried_until_its_policy_ends():
     assert third.message == "500 (failed 3 times)"
 
 
+def test_an_effect_that_may_have_happened_is_not_called_a_failure():
+    found = failures.failure(errors.Lost("the connection broke"), failures=3, max_failures=3)
+    assert (found.type, found.non_retryable) == (FailureType.EFFECT_UNKNOWN, True)
+    assert "it may have been done" in found.message
+    assert not failures.failure(errors.Lost("x"), failures=2, max_failures=3).non_retryable
+
+
 def test_backoff_doubles_within_its_bounds_and_honours_the_provider():
     for count, longest in [(1, 1.0), (2, 2.0), (4, 8.0), (50, 60.0)]:
         assert timedelta(seconds=longest / 2) <= failures.backoff(count) <= timedelta(seconds=longest)

@@ -168,6 +168,9 @@ async def test_what_a_worker_lacks_is_one_line(bench):
     assert "OPENAI_API_KEY" in said
     said = await bench.refused("llm", OPENAI_API_KEY="sk-wrong-0815")
     assert "providers.openai: openai: the API key was refused (401)" in said
+    said = await bench.refused("llm", OPENAI_API_KEY="sk-schlüssel")
+    assert "not plain text" in said
+    assert "schl" not in said
     port = closed_port()
     assert str(port) in await bench.refused("search", TEMPORAL_ADDRESS=f"127.0.0.1:{port}")
     assert str(port) in await bench.refused("search", FLEET_REDIS_URL=f"redis://127.0.0.1:{port}/0")

@@ -50,41 +50,43 @@ class AnthropicChat:
                 extra_headers={"X-Client-Request-Id": request_id},
                 **_payload(request),
             )
-            answer = await _parsed(raw)
         except anthropic.APIStatusError as error:
             raise _translate(self._name, error) from None
-        except anthropic.APIConnectionError as error:
+        except anthropic.APIError as error:
             raise errors.Unavailable(f"{self._name}: {error.message}") from None
-        used = answer.usage
-        cached = used.cache_read_input_tokens or 0
-        return ChatResult(
-            message=Message(
-                role=Role.ASSISTANT,
-                content="".join(b.text for b in answer.content if b.type == "text"),
-                tool_calls=[
-                    ToolCall(id=b.id, name=b.name, arguments=dict(b.input))
-                    for b in answer.content
-                    if b.type == "tool_use"
-                ],
-            ),
-            usage=Usage(
-                input_tokens=used.input_tokens + cached + (used.cache_creation_input_tokens or 0),
-                cached_tokens=cached,
-                output_tokens=used.output_tokens,
-            ),
-            finish_reason=_FINISH.get(answer.stop_reason or "", answer.stop_reason or ""),
-            model=answer.model,
-            request_id=raw.headers.get("request-id", ""),
-            duration_s=monotonic() - began,
-        )
+        with errors.understood(self._name):
+            answer = await _parsed(raw)
+            used = answer.usage
+            cached = used.cache_read_input_tokens or 0
+            return ChatResult(
+                message=Message(
+                    role=Role.ASSISTANT,
+                    content="".join(b.text for b in answer.content if b.type == "text"),
+                    tool_calls=[
+                        ToolCall(id=b.id, name=b.name, arguments=dict(b.input))
+                        for b in answer.content
+                        if b.type == "tool_use"
+                    ],
+                ),
+                usage=Usage(
+                    input_tokens=used.input_tokens + cached + (used.cache_creation_input_tokens or 0),
+                    cached_tokens=cached,
+                    output_tokens=used.output_tokens,
+                ),
+                finish_reason=_FINISH.get(answer.stop_reason or "", answer.stop_reason or ""),
+                model=answer.model,
+                request_id=raw.headers.get("request-id", ""),
+                duration_s=monotonic() - began,
+            )
 
     async def check(self) -> None:
         """List the models."""
         try:
-            await self._client.models.list()
+            with errors.understood(self._name):
+                await self._client.models.list()
         except anthropic.APIStatusError as error:
             raise _translate(self._name, error) from None
-        except anthropic.APIConnectionError as error:
+        except anthropic.APIError as error:
             raise errors.Unavailable(f"{self._name}: {error.message}") from None
 
     async def aclose(self) -> None:

@@ -4,12 +4,14 @@ ProviderError
 ├── RateLimited       429: over the quota; `retry_after` if the provider said so
 ├── Overloaded        503, 529: not our quota; `retry_after` if the provider said so
 ├── Unavailable       500s, time-outs, broken connections and streams: may work later
+│   └── Lost          …in the middle of an effect, which may have taken place
 ├── Refused           401, 403: the key or the permission is wrong
 ├── Exhausted         out of money, or beyond a spend limit
 └── BadRequest        the request itself is not accepted
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from time import time
 
@@ -44,6 +46,23 @@ class Exhausted(ProviderError):
 
 class BadRequest(ProviderError):
     """The request is not accepted as it stands."""
+
+
+class Lost(Unavailable):
+    """An effect may have taken place: look it up before having it again."""
+
+
+@contextmanager
+def understood(name: str) -> Iterator[None]:
+    """Reading what a provider has sent: what cannot be read came from somebody else, a proxy or a log-in page.
+
+    Raises:
+        Unavailable: it cannot be read.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise Unavailable(f"{name}: the answer is not what this API sends ({type(error).__name__})") from None
 
 
 def from_status(status: int, message: str, headers: Mapping[str, str]) -> ProviderError:

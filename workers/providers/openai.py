@@ -68,44 +68,44 @@ class OpenAIChat:
                 max_completion_tokens=request.max_output_tokens,
                 extra_headers={"X-Client-Request-Id": request_id},
             )
-            answer = raw.parse()
         except openai.APIStatusError as error:
             raise _translate(self._name, error) from None
         except openai.APIConnectionError as error:
             raise errors.Unavailable(f"{self._name}: {_cause(error)}") from None
         except openai.APIError as error:
             raise errors.Unavailable(f"{self._name}: {error.message}") from None
-        if not answer.choices:
-            raise errors.Unavailable(f"{self._name}: the answer has no choices")
-        choice = answer.choices[0]
-        used = answer.usage
-        return ChatResult(
-            message=Message(
-                role=Role.ASSISTANT,
-                content=choice.message.content or "",
-                tool_calls=[
-                    ToolCall(id=c.id, name=c.function.name, arguments=_arguments(c.function.arguments))
-                    for c in choice.message.tool_calls or []
-                    if c.type == "function"
-                ],
-            ),
-            usage=Usage(
-                input_tokens=used.prompt_tokens if used else 0,
-                cached_tokens=(used.prompt_tokens_details.cached_tokens or 0)
-                if used and used.prompt_tokens_details
-                else 0,
-                output_tokens=used.completion_tokens if used else 0,
-            ),
-            finish_reason=cast("str | None", choice.finish_reason) or "",  # other servers leave it out
-            model=answer.model,
-            request_id=raw.headers.get("x-request-id", ""),
-            duration_s=monotonic() - began,
-        )
+        with errors.understood(self._name):
+            answer = raw.parse()
+            choice = answer.choices[0]
+            used = answer.usage
+            return ChatResult(
+                message=Message(
+                    role=Role.ASSISTANT,
+                    content=choice.message.content or "",
+                    tool_calls=[
+                        ToolCall(id=c.id, name=c.function.name, arguments=_arguments(c.function.arguments))
+                        for c in choice.message.tool_calls or []
+                        if c.type == "function"
+                    ],
+                ),
+                usage=Usage(
+                    input_tokens=used.prompt_tokens if used else 0,
+                    cached_tokens=(used.prompt_tokens_details.cached_tokens or 0)
+                    if used and used.prompt_tokens_details
+                    else 0,
+                    output_tokens=used.completion_tokens if used else 0,
+                ),
+                finish_reason=cast("str | None", choice.finish_reason) or "",  # other servers leave it out
+                model=answer.model,
+                request_id=raw.headers.get("x-request-id", ""),
+                duration_s=monotonic() - began,
+            )
 
     async def check(self) -> None:
         """List the models."""
         try:
-            await self._client.models.list()
+            with errors.understood(self._name):
+                await self._client.models.list()
         except openai.APIStatusError as error:
             raise _translate(self._name, error) from None
         except openai.APIConnectionError as error:
@@ -156,5 +156,5 @@ def _translate(name: str, error: openai.APIStatusError) -> errors.ProviderError:
 
 
 def _cause(error: openai.APIConnectionError) -> str:
-    cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) else ""
-    return f"{error.message}{cause}"
+    # the cause's own text may quote a header, and so the key: its kind says enough
+    return f"{error.message} ({type(error.__cause__).__name__})" if error.__cause__ else error.message

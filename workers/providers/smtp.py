@@ -9,6 +9,11 @@ import httpx2
 
 from workers.providers import errors
 
+DATA_TIMEOUT_S = 540.0
+"""Longest wait for the reply to a message: giving up early makes duplicates (RFC 5321 §4.5.3.2.6: 10 min)."""
+SETTLES_S = 10.0
+"""After a connection that broke the relay may still be at it: so long before it is asked."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relay:
@@ -45,19 +50,19 @@ class Relay:
         where = f"email {self.host}:{self.port}"
         try:
             await client.connect()
-        except aiosmtplib.SMTPAuthenticationError:
-            raise errors.Refused(f"{where}: user or password was refused") from None
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise errors.Unavailable(f"{where}: {error}") from None
+            raise _at_connect(where, error) from None
         try:
-            _, reply = await client.send_message(message)
+            _, reply = await client.send_message(message, timeout=DATA_TIMEOUT_S)
         except aiosmtplib.SMTPRecipientsRefused as error:
             refused = error.recipients[0]
-            raise _answer(where, refused.code, refused.message) from None
+            # one mailbox's trouble: not the relay's quota
+            kind = errors.Unavailable if 400 <= refused.code < 500 else errors.BadRequest
+            raise kind(f"{where}: {refused.code} {refused.message}") from None
         except aiosmtplib.SMTPResponseException as error:
             raise _answer(where, error.code, error.message) from None
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise Lost(f"{where}: the connection broke: {error}") from None
+            raise errors.Lost(f"{where}: the connection broke: {error}", retry_after_s=SETTLES_S) from None
         finally:
             client.close()
         return reply
@@ -88,14 +93,17 @@ class Relay:
         try:
             async with client:
                 await client.noop()
-        except aiosmtplib.SMTPAuthenticationError:
-            raise errors.Refused(f"email {self.host}:{self.port}: user or password was refused") from None
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise errors.Unavailable(f"email {self.host}:{self.port}: {error}") from None
+            raise _at_connect(f"email {self.host}:{self.port}", error) from None
 
 
-class Lost(errors.Unavailable):
-    """The message may have been accepted: look it up before sending again."""
+def _at_connect(where: str, error: Exception) -> errors.ProviderError:
+    """What went wrong before any message was handed in."""
+    if isinstance(error, aiosmtplib.SMTPAuthenticationError) and error.code >= 500:
+        return errors.Refused(f"{where}: user or password was refused")
+    if isinstance(error, aiosmtplib.SMTPResponseException) and 400 <= error.code < 600:
+        return _answer(where, error.code, error.message)
+    return errors.Unavailable(f"{where}: {error}")
 
 
 def _answer(where: str, code: int, text: str) -> errors.ProviderError:

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from email.errors import MessageError
 from email.message import EmailMessage
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime, getaddresses, parseaddr
 from hashlib import sha256
 from time import monotonic
 
@@ -16,7 +16,7 @@ from workers import failures
 from workers.admission import Admission
 from workers.effects.ledger import Ledger, LedgerLost, State
 from workers.providers import errors
-from workers.providers.smtp import Lost, Relay
+from workers.providers.smtp import Relay
 
 
 class MailTools:
@@ -73,7 +73,7 @@ class MailTools:
                 return reply
         try:
             reply = await self._relay.send(message)
-        except Lost:
+        except errors.Lost:
             raise
         except errors.ProviderError:
             await self._ledger.record(key, claim.fence, State.FAILED)
@@ -83,18 +83,18 @@ class MailTools:
 
     def _compose(self, key: str, request: ToolRequest) -> EmailMessage:
         to = str(request.arguments.get("to", "")).strip()
-        if "@" not in parseaddr(to)[1]:
-            raise failures.final(FailureType.TOOL_FAILED, f"email: {to[:80]!r} is not an address")
+        if len(getaddresses([to])) != 1 or "@" not in parseaddr(to)[1]:
+            raise failures.final(FailureType.TOOL_FAILED, f"email: {to[:80]!r} is not one address")
         message = EmailMessage()
         try:
             message["From"] = self._relay.sender
             message["To"] = to
             message["Subject"] = " ".join(str(request.arguments.get("subject", "")).split())[:200]
+            message.set_content(str(request.arguments.get("body", "")))
         except (ValueError, MessageError) as error:
-            raise failures.final(FailureType.TOOL_FAILED, f"email: a header is not accepted: {error}") from None
+            raise failures.final(FailureType.TOOL_FAILED, f"email: the text is not accepted: {error}") from None
         message["Date"] = format_datetime(datetime.now(UTC))
         # the same for every attempt of this effect, so that a relay can be asked for it
         domain = parseaddr(self._relay.sender)[1].partition("@")[2] or "localhost"
         message["Message-ID"] = f"<{sha256(key.encode()).hexdigest()[:32]}@{domain}>"
-        message.set_content(str(request.arguments.get("body", "")))
         return message

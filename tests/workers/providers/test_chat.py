@@ -1,5 +1,8 @@
 """One contract for every model provider, on the simulated ones through the official SDKs."""
 
+import asyncio
+from contextlib import asynccontextmanager
+
 import httpx2
 import pytest
 
@@ -147,6 +150,39 @@ async def test_a_wrong_key_is_refused_without_repeating_it(desk):
             await call
         assert "sk-sim-secret-7" not in str(raised.value)
         assert "et-7" not in str(raised.value)
+
+
+@pytest.mark.parametrize("body", ["<html>log in</html>", "{}", "[]", '{"choices": []}'])
+async def test_what_is_no_answer_of_the_api_is_an_outage(desk, body):
+    async with saying(body) as address:
+        client = desk.over(address)
+        with pytest.raises(errors.Unavailable, match=r"is not what this API sends|no answer"):
+            await client.chat(request(), model="m", request_id="r")
+
+
+async def test_a_key_that_cannot_travel_is_never_quoted(desk):
+    await desk.client()
+    client = desk.over(desk.where.http, key="sk-verysecret\n")
+    for call in (client.check(), client.chat(request(), model="m", request_id="r")):
+        with pytest.raises(errors.ProviderError) as raised:
+            await call
+        assert "verysecret" not in str(raised.value)
+
+
+@asynccontextmanager
+async def saying(body):
+    """A server that answers everything with 200 and this."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        writer.write(f"{head}connection: close\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def test_check_proves_key_and_address(desk):

@@ -136,7 +136,13 @@ async def test_a_later_is_a_wait_and_a_never_is_final(desk):
     assert claim.state is State.FAILED
 
 
-@pytest.mark.parametrize("to", ["", "nobody", "a@b.com\nBcc: all@b.com"])
+async def test_what_cannot_be_written_is_told_to_the_model(desk):
+    with pytest.raises(ApplicationError) as raised:
+        await desk.send(arguments={**ARGUMENTS, "body": "half a \ud83d pair"})
+    assert (raised.value.type, raised.value.non_retryable) == (FailureType.TOOL_FAILED, True)
+
+
+@pytest.mark.parametrize("to", ["", "nobody", "a@b.com\nBcc: all@b.com", "a@b.com, c@d.com"])
 async def test_what_is_no_address_is_told_to_the_model(desk, to):
     with pytest.raises(ApplicationError) as raised:
         await desk.send(arguments={**ARGUMENTS, "to": to})

@@ -1,0 +1,46 @@
+"""A local fleet's processes see their own servers, whatever the user's environment says."""
+
+from pathlib import Path
+
+from fleet import settings
+from load.local import LocalFleet, Plan
+from workers.embedded import Endpoints
+
+MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
+
+
+def local(tmp_path, **plan):
+    found = LocalFleet(Plan(folder=tmp_path, manifest=MANIFEST, pools={"llm": 1}, **plan), settings.load())
+    found.stack._endpoints = Endpoints(temporal="127.0.0.1:1", ui="u", redis="redis://127.0.0.1:2/0", folder="f")
+    return found
+
+
+def test_another_temporal_and_another_ledger_stay_out_of_it(tmp_path, monkeypatch):
+    for name, value in {
+        "TEMPORAL_NAMESPACE": "prod",
+        "TEMPORAL_API_KEY": "secret",
+        "TEMPORAL_TLS": "true",
+        "FLEET_DATABASE_URL": "postgresql+asyncpg://prod/ledger",
+        "FLEET_LOG_LEVEL": "error",
+    }.items():
+        monkeypatch.setenv(name, value)
+    seen = local(tmp_path, own_ledger=True).environment()
+    assert {name: value for name, value in seen.items() if name.startswith("TEMPORAL_")} == {
+        "TEMPORAL_ADDRESS": "127.0.0.1:1",
+        "TEMPORAL_CONFIG_FILE": "/dev/null",
+    }
+    assert "FLEET_DATABASE_URL" not in seen
+    assert seen["FLEET_LOG_LEVEL"] == "info"
+    assert local(tmp_path).environment()["FLEET_DATABASE_URL"].startswith("postgresql")
+
+
+def test_a_worker_is_ready_when_this_life_of_it_has_said_so(tmp_path):
+    found = local(tmp_path)
+    log = tmp_path / "logs" / "llm-1.log"
+    log.parent.mkdir()
+    log.write_text('{"event": "ready"}\n')
+    found._log_began["llm-1"] = log.stat().st_size
+    assert found._said("llm-1") == ""
+    with log.open("a") as more:
+        more.write("new")
+    assert found._said("llm-1") == "new"
