@@ -1,4 +1,4 @@
-"""Values as the scripts take and give them. Numbers travel as text one way and as packed doubles the other."""
+"""Values as the scripts take and give them: a scope's state as packed doubles, asks and answers around it."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,9 @@ from ratelimit.places import (
     Snapshot,
 )
 
+HEAD, WIDTH = 12, 5
+"""Numbers of a scope before its first limit, and of each limit; `lua/_scope.lua` says which."""
+
 
 class Entry(NamedTuple):
     """Reservations that travel as one: a place under a key, or equal ones without."""
@@ -34,39 +37,52 @@ def text(number: float) -> str:
     return format(number, ".17g")
 
 
-def asked(scope: str, asks: Sequence[Ask]) -> tuple[list[str], list[str], list[Entry]]:
-    """The keys and arguments of `reserve`, and how to read its answer."""
-    keys, args, entries = [scope_key(scope)], [], []
-    place = 0
-    while place < len(asks):
+def asked(scope: str, asks: Sequence[Ask], known: tuple[str, ...]) -> tuple[list[str], list[str | bytes], list[Entry]]:
+    """The keys and arguments of `reserve`, and how to read its answer.
+
+    Args:
+        scope: whose places they are.
+        asks: in order.
+        known: the scope's limits by the last answer: a cost that names all of them, in their order, is read fastest.
+    """
+    keys = [scope_key(scope)]
+    args: list[str | bytes] = []
+    entries = []
+    place, end = 0, len(asks)
+    while place < end:
         ask, count = asks[place], 1
         if ask.key is None:
-            while place + count < len(asks) and _alike(ask, asks[place + count]):
+            flags = ""
+            while place + count < end and _alike(ask, asks[place + count]):
                 count += 1
         else:
+            flags = "kh" if ask.hold else "k"
             keys.append(place_key(scope, ask.key))
-        flags = ("" if ask.key is None else "k") + ("h" if ask.hold else "")
-        args += [text(ask.max_wait), flags, ask.asker, str(count), str(len(ask.cost))]
-        for name, units in ask.cost.items():
-            args += [name, text(units)]
+        whole = len(ask.cost) == len(known) and all(name in known for name in ask.cost)
+        names = known if whole else tuple(ask.cost)
+        costs = [ask.cost[name] for name in names]
+        args += (flags, ask.asker, " ".join(names), _struct(2 + len(costs)).pack(ask.max_wait, count, *costs))
         entries.append(Entry(ask, count))
         place += count
     return keys, args, entries
 
 
 def _alike(one: Ask, other: Ask) -> bool:
-    return other.key is None and one.max_wait == other.max_wait and (one.cost is other.cost or one.cost == other.cost)
+    if one is other:
+        return True
+    return other.key is None and one.max_wait == other.max_wait and one.cost == other.cost
 
 
-def reading(reply: Sequence[bytes]) -> ClockReading:
+def reading(state: bytes) -> ClockReading:
     """A scope's clock."""
-    names, numbers = _names(reply[0]), _numbers(reply[1])
-    now, closed_for, pace, epoch, born, recovery = numbers[:6]
-    dials = {
-        name: Dial(numbers[place], numbers[place + 1], numbers[place + 2])
-        for name, place in zip(names, range(6, len(numbers), 3), strict=True)
-    }
-    return ClockReading(now, closed_for, pace, int(epoch), born, recovery, dials)
+    names, n = _state(state)
+    recovery, born, at, cooldown_until, pace, epoch = n[:6]
+    place = HEAD
+    dials = {}
+    for name in names:
+        dials[name] = Dial(n[place + 3], n[place], n[place + 1])
+        place += WIDTH
+    return ClockReading(at, max(0.0, cooldown_until - at), pace, int(epoch), born, recovery, dials)
 
 
 def bookings(reply: Sequence[Any], entries: Sequence[Entry]) -> Bookings:
@@ -104,11 +120,16 @@ def _booking(answer: Sequence[bytes]) -> Booking:
 
 def _spread(entry: Entry, answer: Sequence[bytes], clock: ClockReading, found: list[Booking]) -> None:
     """The places of equal reservations, by the script's own arithmetic."""
-    taken, denied_wait, *before = _numbers(answer[4])
-    cost = {name: units for name in clock.dials if (units := entry.ask.cost.get(name, 0.0)) > 0}
+    many, denied_wait, *before = _numbers(answer[4])
+    taken = int(many)
+    asked = entry.ask.cost
+    cost = {name: units for name in clock.dials if (units := asked.get(name, 0.0)) > 0}
     levels = {name: level for name, level in zip(clock.dials, before, strict=True) if name in cost}
     clocks = {name: clock.dials[name].clock for name in cost}
-    for _ in range(int(taken)):
+    at_once = Booking(
+        Outcome.TAKEN, Origin.BOOKED, clock.closed_for, "cooldown", 1, clock.epoch, clock.now, clock.now, cost, clocks
+    )
+    for _ in range(taken):
         owed: dict[str, float] | None = None
         for name, units in cost.items():
             if units > levels[name]:
@@ -116,43 +137,43 @@ def _spread(entry: Entry, answer: Sequence[bytes], clock: ClockReading, found: l
                 owed[name] = units - levels[name]
             levels[name] -= units
         if owed is None:
-            wait, limit, due = clock.closed_for, "cooldown", clocks
-        else:
-            wait, limit = wait_for(clock.dials, owed, clock.closed_for, clock.pace, clock.recovery)
-            due = {name: at + owed.get(name, 0.0) for name, at in clocks.items()}
+            # all that have not to wait are one and the same
+            found.append(at_once)
+            continue
+        wait, limit = wait_for(clock.dials, owed, clock.closed_for, clock.pace, clock.recovery)
+        due = {name: at + owed.get(name, 0.0) for name, at in clocks.items()}
         found.append(
             Booking(Outcome.TAKEN, Origin.BOOKED, wait, limit, 1, clock.epoch, clock.now, clock.now, cost, due)
         )
-    denied = entry.times - int(taken)
-    if denied:
-        found += [Booking(Outcome.DENIED, Origin.NONE, denied_wait, answer[2].decode())] * denied
+    if taken < entry.times:
+        denied = Booking(Outcome.DENIED, Origin.NONE, denied_wait, answer[2].decode())
+        found += [denied] * (entry.times - taken)
 
 
-def snapshot(scope: str, reply: Sequence[bytes]) -> Snapshot:
+def snapshot(scope: str, state: bytes) -> Snapshot:
     """A scope, as it stands."""
-    names, numbers = _names(reply[0]), _numbers(reply[1])
-    pace, closed_for, epoch, strikes = numbers[:4]
-    calls, grants, denials, rebooked, rejections = (int(count) for count in numbers[4:9])
+    names, n = _state(state)
+    _, _, at, cooldown_until, pace, epoch, strikes = n[:7]
+    calls, grants, denials, rebooked, rejections = (int(count) for count in n[7:HEAD])
     limits: Mapping[str, LimitSnapshot] = {
-        name: LimitSnapshot(
-            level=numbers[place],
-            burst=numbers[place + 1],
-            rate=numbers[place + 2],
-            clock=numbers[place + 3],
-            tail=numbers[place + 4],
-        )
-        for name, place in zip(names, range(9, len(numbers), 5), strict=True)
+        name: LimitSnapshot(rate=n[at], burst=n[at + 1], level=n[at + 2], clock=n[at + 3], tail=n[at + 4])
+        for name, at in zip(names, range(HEAD, len(n), WIDTH), strict=True)
     }
     return Snapshot(
         scope=scope,
         configured=True,
         limits=limits,
         pace=pace,
-        closed_for=timedelta(seconds=closed_for),
+        closed_for=timedelta(seconds=max(0.0, cooldown_until - at)),
         epoch=int(epoch),
         strikes=int(strikes),
         counters=Counters(calls=calls, grants=grants, denials=denials, rebooked=rebooked, rejections=rejections),
     )
+
+
+def _state(state: bytes) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    end = state.index(b"\0")
+    return _names(state[:end]), _struct((len(state) - end - 1) // 8).unpack_from(state, end + 1)
 
 
 @cache
@@ -160,5 +181,10 @@ def _names(joined: bytes) -> tuple[str, ...]:
     return tuple(joined.decode().split())
 
 
+@cache
+def _struct(doubles: int) -> struct.Struct:
+    return struct.Struct(f"<{doubles}d")
+
+
 def _numbers(packed: bytes) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(packed) // 8}d", packed)
+    return _struct(len(packed) // 8).unpack(packed)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 from ratelimit import events
@@ -40,6 +40,9 @@ __all__ = [
     "Snapshot",
 ]
 
+_AT_ONCE = timedelta(0)
+_SHAPES = 1024
+"""Most asks that are remembered."""
 _LONGEST_S = 3e9
 """About a century: what a `timedelta` is cut to."""
 
@@ -71,6 +74,9 @@ class Limiter:
         self._observer = observer
         self._clock = clock or MonotonicClock()
         self._lines: dict[str, Line] = {}
+        self._asks: dict[Any, Ask] = {}
+        self._name = uuid4().hex
+        self._numbered = 0
         self._returns: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -118,7 +124,7 @@ class Limiter:
         ask = _ask(cost, max_wait, key, asker, hold)
         booking = await self._book(scope, ask)
         if booking.outcome is Outcome.TAKEN:
-            return _place(scope, booking, ask)
+            return self._place(scope, booking, ask)
         return Denial(
             scope=scope,
             limit=booking.limit,
@@ -149,16 +155,21 @@ class Limiter:
             UnknownLimit: the cost names a limit that the quota does not have.
             StoreLost: the store does not answer.
         """
-        ask = _ask(cost, max_wait, key, asker, hold)
-        deadline = self._clock.time() + ask.max_wait
+        ask = self._plain(cost, max_wait) if key is None else _ask(cost, max_wait, key, asker, hold)
+        deadline: float | None = None
         line = self._line(scope)
         first_at: float | None = None
         while True:
             booking = await self._book(scope, ask)
             if booking.outcome is not Outcome.TAKEN:
                 raise Denied(_timedelta(booking.wait), scope, booking.limit)
+            if booking.wait == 0 and booking.origin is Origin.BOOKED and first_at is None:
+                # due at once, by the very answer that has just come
+                return self._granted_at_once(scope, booking, ask)
+            if deadline is None:
+                deadline = self._clock.time() + ask.max_wait
             first_at = booking.first_at if first_at is None else min(first_at, booking.first_at)
-            place = _place(scope, booking, ask)
+            place = self._place(scope, booking, ask)
             try:
                 verdict = await line.wait(booking, deadline)
             except asyncio.CancelledError:
@@ -272,6 +283,8 @@ class Limiter:
         except asyncio.CancelledError:
             line.left(ask, answer)
             raise
+        if booking.outcome is Outcome.TAKEN and self._observer is None:
+            return booking
         match booking.outcome:
             case Outcome.UNKNOWN:
                 raise UnknownLimit(f"{scope}: the quota has no limit {booking.limit!r}")
@@ -289,7 +302,7 @@ class Limiter:
         if line is None:
 
             def give_back(booking: Booking, ask: Ask) -> None:
-                self._give_back(_place(scope, booking, ask))
+                self._give_back(self._place(scope, booking, ask))
 
             line = Line(scope, self._store, self._clock, lambda: self._seed(scope), give_back)
             self._lines[scope] = line
@@ -300,6 +313,51 @@ class Limiter:
         if quota is None:
             raise UnknownScope(f"{scope}: no quota is configured")
         await self._store.configure(quota, full=False, seed=True)
+
+    def _plain(self, cost: Cost, max_wait: timedelta) -> Ask:
+        """An ask without a key. Equal ones are one object: they are recognised, and sent, fastest."""
+        shape = (max_wait, *cost.items())
+        ask = self._asks.get(shape)
+        if ask is None:
+            if len(self._asks) >= _SHAPES:
+                self._asks.clear()
+            ask = self._asks[shape] = _ask(cost, max_wait, None, "", False)
+        return ask
+
+    def _new_id(self) -> str:
+        self._numbered += 1
+        return f"{self._name}-{self._numbered}"
+
+    def _granted_at_once(self, scope: str, booking: Booking, ask: Ask) -> Permit:
+        if self._observer is not None:
+            self._observer(events.Granted(scope=scope, waited_s=0.0))
+        permit = self._new_id() if ask.key is None else permit_id(ask.key, booking.generation)
+        return Permit(
+            scope,
+            booking.cost,
+            permit,
+            ask.key,
+            ask.asker,
+            booking.generation,
+            booking.epoch,
+            booking.booked_at,
+            _AT_ONCE,
+        )
+
+    def _place(self, scope: str, booking: Booking, ask: Ask) -> Place:
+        return Place(
+            scope=scope,
+            cost=booking.cost,
+            id=self._new_id() if ask.key is None else permit_id(ask.key, booking.generation),
+            key=ask.key,
+            asker=ask.asker,
+            generation=booking.generation,
+            epoch=booking.epoch,
+            booked_at=booking.booked_at,
+            waited=timedelta(seconds=max(0.0, booking.booked_at - booking.first_at)),
+            wait=_timedelta(booking.wait),
+            due=booking.due,
+        )
 
     def _granted(self, place: Place, waited: float) -> Permit:
         self._tell(events.Granted(scope=place.scope, waited_s=waited))
@@ -349,22 +407,6 @@ def _ask(cost: Cost, max_wait: timedelta, key: str | None, asker: str, hold: boo
         raise BadCost(f"asker {asker!r}: must be one line")
     longest = min(max(0.0, max_wait.total_seconds()), _LONGEST_S)
     return Ask(cost=check_cost(cost), max_wait=longest, hold=hold, key=key, asker=asker)
-
-
-def _place(scope: str, booking: Booking, ask: Ask) -> Place:
-    return Place(
-        scope=scope,
-        cost=booking.cost,
-        id=uuid4().hex if ask.key is None else permit_id(ask.key, booking.generation),
-        key=ask.key,
-        asker=ask.asker,
-        generation=booking.generation,
-        epoch=booking.epoch,
-        booked_at=booking.booked_at,
-        waited=timedelta(seconds=max(0.0, booking.booked_at - booking.first_at)),
-        wait=_timedelta(booking.wait),
-        due=booking.due,
-    )
 
 
 def _timedelta(seconds: float) -> timedelta:

@@ -125,6 +125,7 @@ class RedisStore:
         """
         self._wire = Wire(connect, TIMEOUT_S)
         self._where = where
+        self._limits: dict[str, tuple[str, ...]] = {}
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -147,14 +148,16 @@ class RedisStore:
 
     def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
         """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
-        keys, args, entries = codec.asked(scope, asks)
+        keys, args, entries = codec.asked(scope, asks, self._limits.get(scope, ()))
         script = scripts.script("reserve")
 
         def answered(reply: Any) -> None:
             if reply is None:
                 answer(None)
             elif isinstance(reply, list):
-                answer(codec.bookings(reply, entries))
+                found = codec.bookings(reply, entries)
+                self._limits[scope] = tuple(found.reading.dials)
+                answer(found)
             elif isinstance(reply, NoScriptError):
                 self._wire.send(("EVAL", script.text, len(keys), *keys, _instant(now), *args), answered)
             else:

@@ -39,7 +39,7 @@ local function write_place(key, place)
 end
 
 -- settle or cancel once; a permit of an earlier generation must not end the place of a later one
-local function finish(scope, done_key, place_key, generation, booked_at)
+local function finish(n, done_key, place_key, generation, booked_at)
   if not redis.call('SET', done_key, '1', 'NX', 'PX', SETTLED_MS) then
     return 'again'
   end
@@ -48,5 +48,5 @@ local function finish(scope, done_key, place_key, generation, booked_at)
     place.mode = 'S'
     write_place(place_key, place)
   end
-  return booked_at < scope.born and 'lost' or 'done'
+  return booked_at < n[BORN] and 'lost' or 'done'
 end

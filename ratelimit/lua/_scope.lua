@@ -1,18 +1,24 @@
--- A scope's hash as a table, and back. The arithmetic is the twin of model.py: the same operations in the same order.
+-- A scope as flat numbers, and back. The arithmetic is the twin of model.py: the same operations in the same order.
+-- The key's string is the names of the limits, a zero byte, and little-endian doubles: HEAD numbers of the scope, then
+-- WIDTH numbers of each limit, in the order of the names. codec.py reads the same string.
+
+local RECOVERY, BORN, AT, COOLDOWN, PACE, EPOCH, STRIKES = 1, 2, 3, 4, 5, 6, 7
+local CALLS, GRANTS, DENIALS, REBOOKED, REJECTIONS = 8, 9, 10, 11, 12
+local HEAD, WIDTH = 12, 5
+-- of the limit whose numbers follow n[at]
+local RATE, BURST, LEVEL, CLOCK, TAIL = 1, 2, 3, 4, 5
 
 local GRACE_S = 0.5
 local SLOWEST_PACE = 0.05
 local EPSILON = 1e-9
-local COUNTERS = {'calls', 'grants', 'denials', 'rebooked', 'rejections'}
-local NUMBERS = {
-  'recovery', 'born', 'at', 'cooldown_until', 'pace', 'epoch', 'strikes', 'calls', 'grants', 'denials', 'rebooked',
-  'rejections'
-}
-local PARTS = {'rate', 'burst', 'level', 'clock', 'tail'}
 
 -- 17 digits bring every double back unchanged
 local function text(number)
   return string.format('%.17g', number)
+end
+
+local function pack(numbers)
+  return struct.pack('<' .. string.rep('d', #numbers), unpack(numbers))
 end
 
 local function instant(given)
@@ -20,45 +26,37 @@ local function instant(given)
     return tonumber(given)
   end
   local time = redis.call('TIME')
-  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+  return time[1] + time[2] / 1000000
 end
 
--- doubles as they are, little-endian
-local function pack(numbers)
-  return struct.pack('<' .. string.rep('d', #numbers), unpack(numbers))
-end
-
+-- the names in one string, and the numbers; nothing if the scope is not configured
 local function read_scope(key)
-  local found = redis.call('HMGET', key, 'names', 'state')
-  if not found[1] then
+  local raw = redis.call('GET', key)
+  if not raw then
     return nil
   end
-  local numbers = {struct.unpack('<' .. string.rep('d', #found[2] / 8), found[2])}
-  local scope = {names = {}, buckets = {}, joined = found[1]}
-  for i, field in ipairs(NUMBERS) do
-    scope[field] = numbers[i]
-  end
-  local i = #NUMBERS
-  for name in string.gmatch(found[1], '[^ ]+') do
-    table.insert(scope.names, name)
-    scope.buckets[name] = {
-      rate = numbers[i + 1], burst = numbers[i + 2], level = numbers[i + 3], clock = numbers[i + 4],
-      tail = numbers[i + 5]
-    }
-    i = i + 5
-  end
-  return scope
+  local names, at = struct.unpack('s', raw)
+  local n = {struct.unpack('<' .. string.rep('d', (#raw - at + 1) / 8), raw, at)}
+  n[#n] = nil
+  return names, n
 end
 
-local function write_scope(key, scope)
-  local numbers = {}
-  for i, field in ipairs(NUMBERS) do
-    numbers[i] = scope[field]
+local function state(names, n)
+  return names .. '\0' .. pack(n)
+end
+
+local function write_scope(key, names, n)
+  local raw = state(names, n)
+  redis.call('SET', key, raw)
+  return raw
+end
+
+-- each name's place: n[places[name] + LEVEL] is its level
+local function places_of(names)
+  local places, at = {}, HEAD
+  for name in string.gmatch(names, '[^ ]+') do
+    places[name] = at
+    at = at + WIDTH
   end
-  for _, name in ipairs(scope.names) do
-    for _, part in ipairs(PARTS) do
-      numbers[#numbers + 1] = scope.buckets[name][part]
-    end
-  end
-  redis.call('HSET', key, 'names', scope.joined, 'state', pack(numbers))
+  return places
 end

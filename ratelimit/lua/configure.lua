@@ -1,5 +1,5 @@
 -- Purpose: set a scope's quota. Limits that are new start at level 0 or full; those that stay keep their state.
--- KEYS[1]  the scope's hash
+-- KEYS[1]  the scope's state
 -- ARGV[1]  now in seconds; empty: the server's time
 -- ARGV[2]  "seed": only if there is no quota yet; "set": in any case
 -- ARGV[3]  "full" or "cold": how new limits start
@@ -11,32 +11,34 @@
 --#include _clock.lua
 
 local now = instant(ARGV[1])
-local scope = read_scope(KEYS[1])
-if scope and ARGV[2] == 'seed' then
+local names, n = read_scope(KEYS[1])
+if names and ARGV[2] == 'seed' then
   return 0
 end
-if scope then
-  refill(scope, now)
+local places, fresh = {}, {}
+if names then
+  refill(n, now)
+  places = places_of(names)
+  for i = 1, HEAD do
+    fresh[i] = n[i]
+  end
 else
-  scope = {
-    names = {}, buckets = {}, born = now, at = now, cooldown_until = 0, pace = 1, epoch = 0, strikes = 0, calls = 0,
-    grants = 0, denials = 0, rebooked = 0, rejections = 0
-  }
+  for i = 1, HEAD do
+    fresh[i] = 0
+  end
+  fresh[BORN], fresh[AT], fresh[PACE] = now, now, 1
 end
-scope.recovery = tonumber(ARGV[4])
-local old = scope.buckets
-scope.joined = ''
-scope.names = {}
-scope.buckets = {}
+fresh[RECOVERY] = tonumber(ARGV[4])
+local given = {}
 for i = 5, #ARGV, 3 do
   local name, rate, burst = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local bucket = old[name] or {level = ARGV[3] == 'full' and burst or 0, clock = 0, tail = 0}
-  bucket.rate = rate
-  bucket.burst = burst
-  bucket.level = math.min(bucket.level, burst)
-  table.insert(scope.names, name)
-  scope.buckets[name] = bucket
+  local old, at = places[name], #fresh
+  fresh[at + RATE] = rate
+  fresh[at + BURST] = burst
+  fresh[at + LEVEL] = math.min(old and n[old + LEVEL] or (ARGV[3] == 'full' and burst or 0), burst)
+  fresh[at + CLOCK] = old and n[old + CLOCK] or 0
+  fresh[at + TAIL] = old and n[old + TAIL] or 0
+  given[#given + 1] = name
 end
-scope.joined = table.concat(scope.names, ' ')
-write_scope(KEYS[1], scope)
+write_scope(KEYS[1], table.concat(given, ' '), fresh)
 return 1
