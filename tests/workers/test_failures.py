@@ -66,21 +66,6 @@ def test_only_states_can_be_waits():
 
 
 @pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
-        ({"Retry-After": "7"}, 7.0),
-        ({"Retry-After": "0.25"}, 0.25),
-        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
-        ({"Retry-After": "soon"}, None),
-        ({}, None),
-    ],
-)
-def test_retry_after_is_understood_in_its_forms(headers, seconds):
-    assert errors.retry_after(headers) == seconds
-
-
-@pytest.mark.parametrize(
     ("status", "kind"),
     [
         (429, errors.RateLimited),

@@ -12,8 +12,9 @@ ProviderError
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from time import time
+
+from ratelimit.headers import retry_after
 
 
 class ProviderError(Exception):
@@ -67,7 +68,7 @@ def understood(name: str) -> Iterator[None]:
 
 def from_status(status: int, message: str, headers: Mapping[str, str]) -> ProviderError:
     """The error for an HTTP status that is not a success."""
-    wait = retry_after(headers)
+    wait = retry_after(headers, time())
     if status == 429:
         return RateLimited(message, retry_after_s=wait)
     if status in (503, 529):
@@ -79,19 +80,3 @@ def from_status(status: int, message: str, headers: Mapping[str, str]) -> Provid
     if status >= 500 or status in (408, 409):
         return Unavailable(message, retry_after_s=wait)
     return BadRequest(message)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait from `retry-after-ms` or `Retry-After` (seconds or an HTTP date, RFC 9110 §10.2.3)."""
-    lower = {k.lower(): v.strip() for k, v in headers.items()}
-    try:
-        if "retry-after-ms" in lower:
-            return max(0.0, float(lower["retry-after-ms"]) / 1000)
-        value = lower.get("retry-after")
-        if value is None:
-            return None
-        if value.replace(".", "", 1).isdigit():
-            return float(value)
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
-        return None

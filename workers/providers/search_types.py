@@ -1,13 +1,13 @@
 """What every search provider answers with, and how it fails."""
 
 import html
-import math
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Literal
+
+from ratelimit.headers import retry_after
 
 Operation = Literal["search", "fetch"]
 _PRIVATE_HEADERS = frozenset({"set-cookie", "authorization", "www-authenticate", "proxy-authenticate"})
@@ -100,22 +100,8 @@ def error_for(
         kind = SearchRefused
     else:
         kind = SearchBadRequest
-    retry_after = parse_retry_after(headers.get("retry-after"), time.time() if now is None else now)
-    return kind(message, status=status, retry_after=retry_after, headers=headers, operation=operation)
-
-
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from `now` (Unix time): RFC 9110 §10.2.3 allows a number of seconds or an HTTP date. None if neither."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = max(parsedate_to_datetime(value).timestamp() - now, 0.0)
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    wait = retry_after(headers, time.time() if now is None else now)
+    return kind(message, status=status, retry_after=wait, headers=headers, operation=operation)
 
 
 def public_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,218 @@
+"""A provider's rate-limit headers and Retry-After as plain values. Dialects are data.
+
+Sources: OpenAI's guide "Rate limits" (headers `x-ratelimit-*`); Anthropic's "Rate limits" (`anthropic-ratelimit-*`);
+RFC 9110 §10.2.3 (`Retry-After`); the IETF draft "RateLimit header fields for HTTP" (`RateLimit`, `RateLimit-Policy`)
+and its older form `RateLimit-Limit`, `-Remaining`, `-Reset`; the `X-RateLimit-*` that many others send.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+EPOCH_FROM = 1e9
+"""A reset this large is an instant in seconds since 1970, a smaller one a number of seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What an answer says of one limit. What it does not say is None."""
+
+    limit: float | None = None
+    """Units per period, as the provider grants them."""
+    remaining: float | None = None
+    """Units left."""
+    reset_s: float | None = None
+    """Seconds until the limit is full again."""
+    period_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What an answer says about rate limits."""
+
+    limits: Mapping[str, Observed] = field(default_factory=dict)
+    """By limit name."""
+    retry_after_s: float | None = None
+    """Seconds to wait before the next call."""
+
+    def remaining(self) -> dict[str, float]:
+        """Units left, of the limits that say so."""
+        return {name: seen.remaining for name, seen in self.limits.items() if seen.remaining is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """Header names of one provider. `{}` stands for the provider's word for a limit."""
+
+    words: Mapping[str, str]
+    """Our name of a limit to the provider's."""
+    limit: str
+    remaining: str
+    reset: str
+    reset_as: Callable[[str, float], float | None]
+    """Reads a reset at an instant (seconds since 1970); answers seconds."""
+    retry_from_reset: bool = False
+    """A refusal without Retry-After may be retried when the limit that has nothing left is full again."""
+
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+def duration(value: str, now: float = 0.0) -> float | None:
+    """Go's way to write a time span: `6m0s`, `1.2s`, `120ms`, `1h2m3.4s`. Seconds; None if it is none."""
+    del now
+    match = _DURATION.fullmatch(value.strip())
+    if match is None or not any(match.groups()):
+        return None
+    days, hours, minutes, seconds, ms = (float(part or 0) for part in match.groups())
+    return days * 86400 + hours * 3600 + minutes * 60 + seconds + ms / 1000
+
+
+def instant(value: str, now: float) -> float | None:
+    """Seconds until an RFC 3339 instant; 0 for one that is past."""
+    try:
+        at = datetime.fromisoformat(value.strip())
+    except ValueError:
+        return None
+    return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now)
+
+
+def delta_or_epoch(value: str, now: float) -> float | None:
+    """Seconds, or seconds since 1970, whichever it is; the first of several windows."""
+    number = _number(value.split(",")[0])
+    if number is None:
+        return duration(value)
+    return max(0.0, number - now) if number >= EPOCH_FROM else max(0.0, number)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds to wait by `retry-after-ms` or `Retry-After`: a number of seconds or an HTTP date.
+
+    None where it says neither, or a number below 0.
+    """
+    lower = {name.lower(): value.strip() for name, value in headers.items()}
+    ms = _number(lower.get("retry-after-ms", ""))
+    if ms is not None and ms >= 0:
+        return ms / 1000
+    value = lower.get("retry-after", "")
+    seconds = _number(value)
+    if seconds is not None:
+        return seconds if seconds >= 0 else None
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+OPENAI = Dialect(
+    words={"requests": "requests", "tokens": "tokens"},
+    limit="x-ratelimit-limit-{}",
+    remaining="x-ratelimit-remaining-{}",
+    reset="x-ratelimit-reset-{}",
+    reset_as=duration,
+    retry_from_reset=True,
+)
+ANTHROPIC = Dialect(
+    words={
+        "requests": "requests",
+        "tokens": "tokens",
+        "input_tokens": "input-tokens",
+        "output_tokens": "output-tokens",
+    },
+    limit="anthropic-ratelimit-{}-limit",
+    remaining="anthropic-ratelimit-{}-remaining",
+    reset="anthropic-ratelimit-{}-reset",
+    reset_as=instant,
+)
+X_RATELIMIT = Dialect(
+    words={"requests": ""},
+    limit="x-ratelimit-limit",
+    remaining="x-ratelimit-remaining",
+    reset="x-ratelimit-reset",
+    reset_as=delta_or_epoch,
+    retry_from_reset=True,
+)
+RATELIMIT = Dialect(
+    words={"requests": ""},
+    limit="ratelimit-limit",
+    remaining="ratelimit-remaining",
+    reset="ratelimit-reset",
+    reset_as=delta_or_epoch,
+    retry_from_reset=True,
+)
+DIALECTS: Mapping[str, tuple[Dialect, ...]] = {
+    "openai": (OPENAI,),
+    "anthropic": (ANTHROPIC,),
+    "generic": (RATELIMIT, X_RATELIMIT),
+}
+
+
+def read(headers: Mapping[str, str], dialect: str, *, now: float) -> Said:
+    """What the headers say.
+
+    Args:
+        headers: of any answer; names in any case.
+        dialect: a key of `DIALECTS`. The IETF draft's `RateLimit` is read in all of them.
+        now: seconds since 1970, for instants.
+    """
+    lower = {name.lower(): value.strip() for name, value in headers.items()}
+    limits: dict[str, Observed] = {}
+    wait = retry_after(lower, now)
+    for one in DIALECTS[dialect]:
+        found = _limits(lower, one, now)
+        limits = {**found, **limits}
+        empty = [seen.reset_s for seen in found.values() if seen.remaining == 0 and seen.reset_s is not None]
+        if wait is None and one.retry_from_reset and empty:
+            wait = max(empty)
+    if not limits:
+        limits = _ietf(lower)
+    return Said(limits=limits, retry_after_s=wait)
+
+
+def _limits(lower: Mapping[str, str], dialect: Dialect, now: float) -> dict[str, Observed]:
+    found = {}
+    for name, word in dialect.words.items():
+        limit = _number(lower.get(dialect.limit.format(word), "").split(",")[0])
+        remaining = _number(lower.get(dialect.remaining.format(word), "").split(",")[0])
+        reset = lower.get(dialect.reset.format(word))
+        if limit is None and remaining is None:
+            continue
+        found[name] = Observed(
+            limit=limit, remaining=remaining, reset_s=None if reset is None else dialect.reset_as(reset, now)
+        )
+    return found
+
+
+_ITEM = re.compile(r'"(?P<name>[^"]*)"(?P<parameters>(?:\s*;\s*[a-z]+=[^;,]+)*)')
+_PARAMETER = re.compile(r"([a-z]+)=([^;,\s]+)")
+
+
+def _ietf(lower: Mapping[str, str]) -> dict[str, Observed]:
+    """`RateLimit: "name";r=50;t=30` and `RateLimit-Policy: "name";q=100;w=60`: the first policy counts requests."""
+    standing, policy = _items(lower.get("ratelimit", "")), _items(lower.get("ratelimit-policy", ""))
+    if not standing:
+        return {}
+    name, seen = next(iter(standing.items()))
+    rule = policy.get(name, {})
+    return {
+        "requests": Observed(
+            limit=_number(rule.get("q", "")),
+            remaining=_number(seen.get("r", "")),
+            reset_s=_number(seen.get("t", "")),
+            period_s=_number(rule.get("w", "")),
+        )
+    }
+
+
+def _items(value: str) -> dict[str, dict[str, str]]:
+    return {match["name"]: dict(_PARAMETER.findall(match["parameters"])) for match in _ITEM.finditer(value)}
+
+
+def _number(value: str) -> float | None:
+    match = _NUMBER.fullmatch(value.strip())
+    number = float(match.group()) if match else math.nan
+    return number if math.isfinite(number) else None

@@ -1,0 +1,130 @@
+"""Header sets as providers send them."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ratelimit.headers import duration, read, retry_after
+
+NOW = datetime(2025, 8, 21, 12, 40, 29, tzinfo=UTC).timestamp()
+
+OPENAI_OK = {
+    "x-ratelimit-limit-requests": "10000",
+    "x-ratelimit-limit-tokens": "200000",
+    "x-ratelimit-remaining-requests": "9999",
+    "x-ratelimit-remaining-tokens": "199984",
+    "x-ratelimit-reset-requests": "8.64s",
+    "x-ratelimit-reset-tokens": "4ms",
+    "x-request-id": "req_0123",
+}
+ANTHROPIC_OK = {
+    "anthropic-ratelimit-input-tokens-limit": "2000000",
+    "anthropic-ratelimit-input-tokens-remaining": "1999000",
+    "anthropic-ratelimit-input-tokens-reset": "2025-08-21T12:40:29Z",
+    "anthropic-ratelimit-output-tokens-limit": "400000",
+    "anthropic-ratelimit-output-tokens-remaining": "400000",
+    "anthropic-ratelimit-output-tokens-reset": "2025-08-21T12:40:30Z",
+    "anthropic-ratelimit-requests-limit": "1000",
+    "anthropic-ratelimit-requests-remaining": "999",
+    "anthropic-ratelimit-requests-reset": "2025-08-21T12:40:59Z",
+    "anthropic-ratelimit-tokens-limit": "2400000",
+    "anthropic-ratelimit-tokens-remaining": "2399000",
+    "anthropic-ratelimit-tokens-reset": "2025-08-21T12:40:29Z",
+    "anthropic-organization-id": "0",
+    "request-id": "req_011",
+}
+
+
+def test_openai_tells_requests_and_tokens():
+    said = read(OPENAI_OK, "openai", now=NOW)
+    assert said.retry_after_s is None
+    assert said.remaining() == {"requests": 9999, "tokens": 199_984}
+    assert (said.limits["requests"].limit, said.limits["requests"].reset_s) == (10_000, 8.64)
+    assert said.limits["tokens"].reset_s == 0.004
+
+
+def test_anthropic_tells_four_limits_and_when_they_are_full():
+    said = read(ANTHROPIC_OK, "anthropic", now=NOW)
+    assert said.remaining() == {
+        "requests": 999,
+        "tokens": 2_399_000,
+        "input_tokens": 1_999_000,
+        "output_tokens": 400_000,
+    }
+    assert said.limits["requests"].reset_s == 30
+    assert said.limits["input_tokens"].reset_s == 0
+
+
+def test_a_429_of_openai_without_retry_after_waits_for_the_limit_that_is_empty():
+    refused = OPENAI_OK | {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "6m0s"}
+    assert read(refused, "openai", now=NOW).retry_after_s == 360
+    assert read(refused | {"retry-after-ms": "1200", "retry-after": "2"}, "openai", now=NOW).retry_after_s == 1.2
+
+
+def test_anthropics_reset_is_no_time_to_retry():
+    refused = ANTHROPIC_OK | {"anthropic-ratelimit-requests-remaining": "0"}
+    assert read(refused, "anthropic", now=NOW).retry_after_s is None
+    assert read(refused | {"retry-after": "17"}, "anthropic", now=NOW).retry_after_s == 17
+
+
+def _x_ratelimit(limit, remaining, reset):
+    return {"X-RateLimit-Limit": limit, "X-RateLimit-Remaining": remaining, "X-RateLimit-Reset": reset}
+
+
+@pytest.mark.parametrize(
+    ("headers", "limit", "remaining", "reset_s", "period_s"),
+    [
+        ({"RateLimit": '"default";r=50;t=30', "RateLimit-Policy": '"default";q=100;w=60'}, 100, 50, 30, 60),
+        ({"RateLimit-Policy": '"hour";q=9;w=3600, "day";q=5;w=86400', "RateLimit": '"hour";r=7;t=9'}, 9, 7, 9, 3600),
+        ({"RateLimit-Limit": "100", "RateLimit-Remaining": "3", "RateLimit-Reset": "20"}, 100, 3, 20, None),
+        (_x_ratelimit("60", "0", str(int(NOW) + 42)), 60, 0, 42, None),
+        (_x_ratelimit("1, 15000", "1, 1000", "1, 1419704"), 1, 1, 1, None),
+    ],
+)  # fmt: skip
+def test_others_speak_of_requests_in_their_ways(headers, limit, remaining, reset_s, period_s):
+    seen = read(headers, "generic", now=NOW).limits["requests"]
+    assert (seen.limit, seen.remaining, seen.reset_s, seen.period_s) == (limit, remaining, reset_s, period_s)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("1s", 1),
+        ("6m0s", 360),
+        ("120ms", 0.12),
+        ("1h2m3.4s", 3723.4),
+        ("0s", 0),
+        ("2d", 172_800),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_durations_are_read_as_go_writes_them(value, seconds):
+    assert duration(value) == (pytest.approx(seconds) if seconds is not None else None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "3"}, 3),
+        ({"retry-after": "0.25"}, 0.25),
+        ({"retry-after": "-4"}, None),
+        ({"retry-after": "Thu, 21 Aug 2025 12:40:49 GMT"}, 20),
+        ({"retry-after": "Thu, 21 Aug 2025 12:00:00 GMT"}, 0),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after": "later"}, None),
+        ({"retry-after": "nan"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_in_all_its_forms(headers, seconds):
+    assert retry_after(headers, NOW) == seconds
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "generic"])
+def test_nonsense_says_nothing(dialect):
+    names = [*OPENAI_OK, *ANTHROPIC_OK, "ratelimit", "ratelimit-policy", "x-ratelimit-remaining", "retry-after"]
+    for value in ("", "many", "nan", "inf", '"', "1e999", ";;="):
+        said = read(dict.fromkeys(names, value), dialect, now=NOW)
+        assert said.remaining() == {}
+        assert said.retry_after_s is None
