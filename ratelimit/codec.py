@@ -6,8 +6,8 @@ from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
+from ratelimit.arithmetic import wait_for
 from ratelimit.keys import place_key, scope_key
-from ratelimit.model import wait_for
 from ratelimit.places import (
     Ask,
     Booking,

@@ -55,3 +55,8 @@ class Cooled(Event):
     for_s: float
     cut: bool
     """The pace was cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered(Event):
+    """The provider said that less is left than was thought: somebody else uses the key, or more was charged."""

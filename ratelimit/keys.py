@@ -1,7 +1,7 @@
 """Names of the keys in Redis.
 
 ```
-fleet:{openai}:scope:openai/sim-large     hash: quota and state of a scope
+fleet:{openai}:scope:openai/sim-large     string: quota and state of a scope, packed (lua/_scope.lua)
 fleet:{openai}:place:<scope>:<key>        string: the place booked under a caller's key
 fleet:{openai}:done:<scope>:<permit>      string: this permit is settled or cancelled
 ```

@@ -187,12 +187,16 @@ class Limiter:
                     left = max(0.0, deadline - self._clock.time())
                     ask = Ask(cost=ask.cost, max_wait=left, hold=hold, key=key, asker=asker)
 
-    async def settle(self, permit: Permit | Place, actual: Cost) -> None:
+    async def settle(
+        self, permit: Permit | Place, actual: Cost, observed: Cost | None = None, *, age: timedelta = timedelta(0)
+    ) -> None:
         """Replace the estimate by the actual cost. Settling again changes nothing.
 
         Args:
             permit: what was granted.
             actual: by limit; a limit that is missing keeps its estimate.
+            observed: units that the answer's headers say are left, by limit; as for `observe`, in the same call.
+            age: how old that count may be: since the call was made. What may have come back meanwhile is added.
 
         Raises:
             BadCost: a cost is negative or not a number.
@@ -206,10 +210,36 @@ class Limiter:
             booked_at=permit.booked_at,
             cost=permit.cost,
             actual=check_cost(actual),
+            observed=self._aged(permit.scope, check_cost(observed or {}), age),
         )
         self._line(permit.scope).refresh(reading)
         if outcome == "done":
             self._tell(events.Settled(scope=permit.scope))
+
+    async def observe(self, scope: str, remaining: Cost) -> bool:
+        """Take note of what a provider's headers say is left: a count below ours lowers ours, never raises it.
+
+        Everybody in line starts later by the same amount. Answers whether anything was lowered: somebody else uses
+        the key, or an answer was charged more than was thought.
+
+        Args:
+            scope: what the provider counts by.
+            remaining: units left, by limit; limits that the quota does not have are ignored.
+
+        Raises:
+            BadCost: a count is negative or not a number.
+            UnknownScope: nobody configured the scope.
+            StoreLost: the store does not answer.
+        """
+        left = check_cost(remaining)
+        lowered, reading = await self._store.observe(scope, remaining=left)
+        if reading is None:
+            await self._seed(scope)
+            lowered, reading = await self._store.observe(scope, remaining=left)
+        self._line(scope).refresh(reading)
+        if lowered:
+            self._tell(events.Lowered(scope=scope))
+        return lowered
 
     async def cool_down(
         self, scope: str, *, retry_after: timedelta, permit: Permit | Place | None = None, cut: bool = True
@@ -313,6 +343,11 @@ class Limiter:
         if quota is None:
             raise UnknownScope(f"{scope}: no quota is configured")
         await self._store.configure(quota, full=False, seed=True)
+
+    def _aged(self, scope: str, observed: dict[str, float], age: timedelta) -> dict[str, float]:
+        dials = self._line(scope).dials()
+        seconds = max(0.0, age.total_seconds())
+        return {name: left + dials[name].rate * seconds for name, left in observed.items() if name in dials}
 
     def _plain(self, cost: Cost, max_wait: timedelta) -> Ask:
         """An ask without a key. Equal ones are one object: they are recognised, and sent, fastest."""

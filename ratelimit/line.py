@@ -1,13 +1,13 @@
 """One scope's line within one process: asks that travel together, waiters, and a copy of the clock."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from ratelimit import model
+from ratelimit import arithmetic
 from ratelimit.clock import Clock
 from ratelimit.errors import StoreLost
-from ratelimit.places import Ask, Booking, Bookings, ClockReading, Outcome
+from ratelimit.places import Ask, Booking, Bookings, ClockReading, Dial, Outcome
 from ratelimit.store import Store, reserve
 
 TICK_S = 0.25
@@ -126,6 +126,10 @@ class Line:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
                 self._woken.set()
+
+    def dials(self) -> Mapping[str, Dial]:
+        """The limits' clocks by the last answer; empty before the first."""
+        return self._reading.dials if self._reading is not None else {}
 
     def refresh(self, reading: ClockReading | None) -> None:
         """Take the clock of any answer, and call up those who are due."""
@@ -272,12 +276,12 @@ def expected(booking: Booking, reading: ClockReading) -> tuple[float, str]:
     for limit, due in booking.due.items():
         dial = reading.dials.get(limit)
         if dial is not None:
-            full = model.shortfall(due, dial.clock) / dial.rate
+            full = arithmetic.shortfall(due, dial.clock) / dial.rate
             if full > longest:
                 longest, binding = full, limit
-    return reading.closed_for + model.seconds_until(longest, reading.pace, reading.recovery), binding
+    return reading.closed_for + arithmetic.seconds_until(longest, reading.pace, reading.recovery), binding
 
 
 def _expired(booking: Booking, reading: ClockReading) -> bool:
     charged = ((reading.dials[limit], due) for limit, due in booking.due.items() if limit in reading.dials)
-    return model.expired((dial.clock, due, dial.rate, dial.burst) for dial, due in charged)
+    return arithmetic.expired((dial.clock, due, dial.rate, dial.burst) for dial, due in charged)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from ratelimit.model import Model
-from ratelimit.places import Ask, ClockReading, Snapshot
+from ratelimit.places import NOTHING, Ask, ClockReading, Snapshot
 from ratelimit.quota import Quota
 from ratelimit.store import Answer
 
@@ -41,9 +41,10 @@ class MemoryStore:
         booked_at: float,
         cost: Mapping[str, float],
         actual: Mapping[str, float],
+        observed: Mapping[str, float] = NOTHING,
         now: float | None = None,
     ) -> tuple[str, ClockReading | None]:
-        """Replace the estimate by the actual, once."""
+        """Replace the estimate by the actual, once; then observe."""
         return self.model.settle(
             scope,
             permit=permit,
@@ -52,8 +53,15 @@ class MemoryStore:
             booked_at=booked_at,
             cost=cost,
             actual=actual,
+            observed=observed,
             now=self._now(now),
         )
+
+    async def observe(
+        self, scope: str, *, remaining: Mapping[str, float], now: float | None = None
+    ) -> tuple[bool, ClockReading | None]:
+        """Take note of what the provider says is left; answers whether that is less than was thought."""
+        return self.model.observe(scope, remaining=remaining, now=self._now(now))
 
     async def cancel(
         self,

@@ -5,13 +5,13 @@ zero: it then owes units to the places that are booked. Its `clock` counts all u
 the clock reaches the place's `due`.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
 
+from ratelimit.arithmetic import SLOWEST_PACE, expired, seconds_at_full_pace, shortfall, wait_for
 from ratelimit.places import (
+    NOTHING,
     Ask,
     Booking,
     Bookings,
@@ -24,12 +24,6 @@ from ratelimit.places import (
     Snapshot,
 )
 from ratelimit.quota import Quota
-
-GRACE_S = 0.5
-"""A place may be picked up this late however small the burst is."""
-SLOWEST_PACE = 0.05
-EPSILON = 1e-9
-"""Relative error of a clock that is compared with a due value."""
 
 
 @dataclass(slots=True)
@@ -75,65 +69,6 @@ class Record:
     asker: str
     cost: dict[str, float] = field(default_factory=dict)
     due: dict[str, float] = field(default_factory=dict)
-
-
-def seconds_at_full_pace(dt: float, pace: float, recovery: float) -> float:
-    """The integral of the pace over `dt`."""
-    ramp = (1 - pace) / recovery
-    if dt <= ramp:
-        return pace * dt + recovery * dt * dt / 2
-    return pace * ramp + recovery * ramp * ramp / 2 + (dt - ramp)
-
-
-def seconds_until(full: float, pace: float, recovery: float) -> float:
-    """The inverse of `seconds_at_full_pace`: how long until `full` seconds' worth has come."""
-    ramp = (1 - pace) / recovery
-    ramped = pace * ramp + recovery * ramp * ramp / 2
-    if full <= ramped:
-        return 2 * full / (pace + math.sqrt(pace * pace + 2 * recovery * full))
-    return ramp + (full - ramped)
-
-
-class Rated(Protocol):
-    """Anything that refills."""
-
-    @property
-    def rate(self) -> float:
-        """Units per second at full pace."""
-
-
-def wait_for(
-    limits: Mapping[str, Rated], owed: Mapping[str, float], closed_for: float, pace: float, recovery: float
-) -> tuple[float, str]:
-    """Seconds until every limit has got what it is owed, and the limit that takes longest."""
-    longest, binding = 0.0, "cooldown"
-    for limit, bucket in limits.items():
-        full = owed.get(limit, 0.0) / bucket.rate
-        if full > longest:
-            longest, binding = full, limit
-    return closed_for + seconds_until(longest, pace, recovery), binding
-
-
-def shortfall(due: float, clock: float) -> float:
-    """Units that the clock still lacks; zero within the rounding error of long sums."""
-    lacking = due - clock
-    if lacking <= EPSILON * max(1.0, abs(due)):
-        return 0.0
-    return lacking
-
-
-def expired(limits: Iterable[tuple[float, float, float, float]]) -> bool:
-    """The place is picked up so late that the provider's own bucket has long forgotten it.
-
-    Args:
-        limits: clock, due, rate and burst of each limit that was charged. While one of them is not due yet the place
-            waits, however long ago the others were; once all are, half a burst of the tightest may pass.
-    """
-    late, tolerated = math.inf, math.inf
-    for clock, due, rate, burst in limits:
-        late = min(late, (clock - due) / rate)
-        tolerated = min(tolerated, burst / 2 / rate)
-    return late > max(tolerated, GRACE_S)
 
 
 def permit_id(key: str, generation: int) -> str:
@@ -197,9 +132,10 @@ class Model:
         booked_at: float,
         cost: Mapping[str, float],
         actual: Mapping[str, float],
+        observed: Mapping[str, float] = NOTHING,
         now: float,
     ) -> tuple[str, ClockReading | None]:
-        """Move level and clock by what was estimated too much or too little."""
+        """Move level and clock by what was estimated too much or too little, then take note of what is left."""
         scope = self._begin(name, now)
         if scope is None:
             return "unconfigured", None
@@ -212,7 +148,15 @@ class Model:
                     bucket.level = bucket.level + moved
                     bucket.clock = bucket.clock + moved
                     _call_up(bucket)
+            _observe(scope, observed)
         return outcome, reading(scope)
+
+    def observe(self, name: str, *, remaining: Mapping[str, float], now: float) -> tuple[bool, ClockReading | None]:
+        """Lower what the provider says is less."""
+        scope = self._begin(name, now)
+        if scope is None:
+            return False, None
+        return _observe(scope, remaining), reading(scope)
 
     def cancel(
         self,
@@ -429,6 +373,18 @@ def _call_up(bucket: Bucket) -> None:
     # everything booked is paid for: whoever still stands behind a cancelled place may start
     if bucket.level >= 0 and bucket.clock < bucket.tail:
         bucket.clock = bucket.tail
+
+
+def _observe(scope: Scope, remaining: Mapping[str, float]) -> bool:
+    lowered = False
+    for limit, left in remaining.items():
+        bucket = scope.buckets.get(limit)
+        if bucket is not None:
+            moved = min(0.0, left - bucket.level)
+            bucket.level = bucket.level + moved
+            bucket.clock = bucket.clock + moved
+            lowered = lowered or moved < 0
+    return lowered
 
 
 def _booking(record: Record, origin: Origin, wait: float, limit: str) -> Booking:

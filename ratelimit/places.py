@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 class Outcome(StrEnum):

@@ -13,7 +13,7 @@ from ratelimit import codec, scripts
 from ratelimit.codec import text
 from ratelimit.errors import StoreLost
 from ratelimit.keys import done_key, place_key, scope_key
-from ratelimit.places import Ask, Bookings, ClockReading, Snapshot
+from ratelimit.places import NOTHING, Ask, Bookings, ClockReading, Snapshot
 from ratelimit.quota import Quota
 from ratelimit.wire import Wire
 
@@ -53,9 +53,16 @@ class Store(Protocol):
         booked_at: float,
         cost: Mapping[str, float],
         actual: Mapping[str, float],
+        observed: Mapping[str, float] = NOTHING,
         now: float | None = None,
     ) -> tuple[str, ClockReading | None]:
-        """Replace the estimate by the actual, once: `done`, `again`, `lost` or `unconfigured`."""
+        """Replace the estimate by the actual, once: `done`, `again`, `lost` or `unconfigured`; then observe."""
+        ...
+
+    async def observe(
+        self, scope: str, *, remaining: Mapping[str, float], now: float | None = None
+    ) -> tuple[bool, ClockReading | None]:
+        """Take note of what the provider says is left; answers whether that is less than was thought."""
         ...
 
     async def cancel(
@@ -180,13 +187,26 @@ class RedisStore:
         booked_at: float,
         cost: Mapping[str, float],
         actual: Mapping[str, float],
+        observed: Mapping[str, float] = NOTHING,
         now: float | None = None,
     ) -> tuple[str, ClockReading | None]:
-        """Replace the estimate by the actual, once."""
-        args = [_instant(now), str(generation), text(booked_at)]
+        """Replace the estimate by the actual, once; then observe."""
+        args = [_instant(now), str(generation), text(booked_at), str(len(actual))]
         for name, units in actual.items():
             args += [name, text(cost.get(name, 0.0)), text(units)]
+        for name, left in observed.items():
+            args += [name, text(left)]
         return await self._finish("settle", scope, permit, key, args)
+
+    async def observe(
+        self, scope: str, *, remaining: Mapping[str, float], now: float | None = None
+    ) -> tuple[bool, ClockReading | None]:
+        """Take note of what the provider says is left; answers whether that is less than was thought."""
+        args = [_instant(now)]
+        for name, left in remaining.items():
+            args += [name, text(left)]
+        reply = await self._call("observe", [scope_key(scope)], args)
+        return (False, None) if reply is None else (bool(reply[0]), codec.reading(reply[1]))
 
     async def cancel(
         self,

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from time import monotonic, time
 
 from temporalio import activity
 
 from fleet.contracts.llm import QuotaUse
 from fleet.contracts.names import FailureType, place_key
 from ratelimit.errors import CostTooLarge, Denied, StoreLost
+from ratelimit.headers import read
 from ratelimit.limiter import Limiter, Permit
 from workers import failures
 from workers.heartbeat import Progress, beating
@@ -32,6 +34,14 @@ class Admitted:
     permit: Permit | None
     actual: Mapping[str, float] | None = None
     """Set by the caller once the provider has told the usage: what the call really cost."""
+    observed: Mapping[str, float] = field(default_factory=dict)
+    """Units that the provider says are left."""
+    since: float = field(default_factory=monotonic)
+    """When the call could start: what the provider says is no older."""
+
+    def hear(self, dialect: str, headers: Mapping[str, str]) -> None:
+        """Take note of an answer's rate-limit headers."""
+        self.observed = read(headers, dialect, now=time()).remaining()
 
     def use(self) -> QuotaUse | None:
         """What the call costs and how long it stood in line; None without a quota."""
@@ -76,7 +86,7 @@ class Admission:
             except errors.ProviderError as error:
                 raise await self._failed(error, admitted, progress, max_failures) from None
             if admitted.permit is not None and admitted.actual is not None and limits is not None:
-                await self._settle(admitted.permit, {k: v for k, v in admitted.actual.items() if k in limits})
+                await self._settle(admitted, limits)
 
     async def _permit(self, scope: str, cost: Mapping[str, float]) -> Permit:
         info = activity.info()
@@ -140,9 +150,14 @@ class Admission:
             return False
         return True
 
-    async def _settle(self, permit: Permit, actual: Mapping[str, float]) -> None:
+    async def _settle(self, admitted: Admitted, limits: frozenset[str]) -> None:
+        permit = admitted.permit
+        assert permit is not None
+        actual = {name: units for name, units in (admitted.actual or {}).items() if name in limits}
+        observed = {name: left for name, left in admitted.observed.items() if name in limits and left >= 0}
         try:
-            await self._limiter.settle(permit, actual)
+            age = timedelta(seconds=monotonic() - admitted.since)
+            await self._limiter.settle(permit, actual, observed, age=age)
         except StoreLost:
             # the estimate stands, which is safe; the call itself has succeeded and must not be repeated
             METRICS.settles_lost.labels(permit.scope).inc()

@@ -39,6 +39,12 @@ class Metrics:
         self.provider_rejections = Counter(
             "fleet_provider_rejections", "429s and overloads.", ["scope", "kind"], registry=self.registry
         )
+        self.cooldowns = Counter(
+            "fleet_quota_cooldowns",
+            "Times this process closed a scope for the whole fleet.",
+            ["scope"],
+            registry=self.registry,
+        )
         self.provider_failures = Counter(
             "fleet_provider_failures", "500s, time-outs, broken connections.", ["scope"], registry=self.registry
         )
@@ -53,6 +59,8 @@ class Metrics:
         """Take one event of the limiter."""
         if isinstance(event, events.Granted):
             self.waits.labels(event.scope).observe(event.waited_s)
+        elif isinstance(event, events.Cooled):
+            self.cooldowns.labels(event.scope).inc()
 
 
 METRICS: Final = Metrics()

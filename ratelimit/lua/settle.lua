@@ -5,12 +5,14 @@
 -- ARGV[1]  now in seconds; empty: the server's time
 -- ARGV[2]  the permit's generation
 -- ARGV[3]  when the permit's place was booked
--- ARGV[4..]  limit, estimate, actual of each limit that is settled
+-- ARGV[4]  the number m of limits that are settled
+-- ARGV[5..]  m times limit, estimate, actual; then limit, remaining of each limit that the provider has told of
 -- Returns: "done", "again" or "lost", and the scope's state; nil if the scope is not configured
 
 --#include _scope.lua
 --#include _clock.lua
 --#include _place.lua
+--#include _observe.lua
 
 local names, n = begin(KEYS[1], ARGV[1])
 if not names then
@@ -19,7 +21,8 @@ end
 local outcome = finish(n, KEYS[2], KEYS[3], tonumber(ARGV[2]), tonumber(ARGV[3]))
 if outcome == 'done' then
   local places = places_of(names)
-  for i = 4, #ARGV, 3 do
+  local rest = 5 + 3 * tonumber(ARGV[4])
+  for i = 5, rest - 1, 3 do
     local at = places[ARGV[i]]
     if at then
       local refund = tonumber(ARGV[i + 1]) - tonumber(ARGV[i + 2])
@@ -29,5 +32,6 @@ if outcome == 'done' then
       call_up(n, at)
     end
   end
+  observe(names, n, rest)
 end
 return {outcome, write_scope(KEYS[1], names, n)}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratelimit.model import Model, Record, permit_id, seconds_at_full_pace, seconds_until, shortfall
+from ratelimit.arithmetic import seconds_at_full_pace, seconds_until, shortfall
+from ratelimit.model import Model, Record, permit_id
 from ratelimit.places import Ask, Booking, Outcome
 from ratelimit.quota import Limit, Quota
 

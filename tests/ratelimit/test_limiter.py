@@ -362,3 +362,20 @@ async def test_two_processes_share_one_quota(redis_store: RedisStore, valkey: st
         counters = (await one.inspect(SCOPE)).counters
         assert counters.grants == 40
     await other_store.aclose()
+
+
+async def test_what_is_left_by_the_headers_lowers_the_level_unless_it_may_have_come_back(limiter: Limiter) -> None:
+    for age in (s(0), s(2)):
+        permit = await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+        before = (await limiter.inspect(SCOPE)).limits["requests"].level
+        await limiter.settle(permit, ONE, {"requests": 1, "unheard": 0}, age=age)
+        after = (await limiter.inspect(SCOPE)).limits["requests"]
+        assert after.level == min(before, 1 + after.rate * age.total_seconds()) < before
+        await limiter.configure(QUOTA, full=True)
+
+
+async def test_observing_tells_whether_somebody_else_uses_the_key(limiter: Limiter) -> None:
+    assert not await limiter.observe(SCOPE, {"requests": 1e6})
+    assert await limiter.observe(SCOPE, {"requests": 0})
+    with pytest.raises(BadCost):
+        await limiter.observe(SCOPE, {"requests": -1})

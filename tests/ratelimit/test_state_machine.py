@@ -101,9 +101,13 @@ class LuaAndModel(RuleBasedStateMachine):
         self.both("clock", SCOPE)
 
     @precondition(lambda self: self.permits)
-    @rule(data=st.data(), actual=costs)
-    def settle(self, data: st.DataObject, actual: dict[str, float]) -> None:
-        self.both("settle", SCOPE, **data.draw(st.sampled_from(self.permits)), actual=actual)
+    @rule(data=st.data(), actual=costs, observed=st.just({}) | costs)
+    def settle(self, data: st.DataObject, actual: dict[str, float], observed: dict[str, float]) -> None:
+        self.both("settle", SCOPE, **data.draw(st.sampled_from(self.permits)), actual=actual, observed=observed)
+
+    @rule(remaining=costs)
+    def observe(self, remaining: dict[str, float]) -> None:
+        self.both("observe", SCOPE, remaining=remaining)
 
     @precondition(lambda self: self.permits)
     @rule(data=st.data())

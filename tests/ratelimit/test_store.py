@@ -279,3 +279,22 @@ async def test_a_lost_server_is_named_without_its_password() -> None:
             await verb
         assert str(caught.value) == "Redis at 127.0.0.1:1 does not answer (ConnectionError)"
     await store.aclose()
+
+
+async def test_a_provider_that_has_less_left_lowers_the_level_and_sets_the_clock_back(full: Store) -> None:
+    before = await full.clock(SCOPE, now=T)
+    lowered, reading = await full.observe(SCOPE, remaining={"requests": 4.0, "unheard": 0.0}, now=T)
+    assert lowered
+    assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 4.0
+    assert before.dials["requests"].clock - reading.dials["requests"].clock == 6.0
+    assert not (await full.observe(SCOPE, remaining={"requests": 1e9}, now=T))[0]
+    assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 4.0
+
+
+async def test_what_is_left_travels_with_a_settlement(full: Store) -> None:
+    answer = await reserve(full, SCOPE, [ask(2)], now=T)
+    spent = permit(answer.bookings[0])
+    await full.settle(SCOPE, **spent, actual={"requests": 1.0}, observed={"requests": 3.0}, now=T)
+    assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 3.0
+    await full.settle(SCOPE, **spent, actual={"requests": 1.0}, observed={"requests": 0.0}, now=T)
+    assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 3.0

@@ -210,3 +210,15 @@ async def test_a_provider_that_really_fails_is_given_up_after_its_policy(tempora
         assert isinstance(cause, ApplicationError)
         assert (cause.type, cause.message) == (FailureType.PROVIDER_FAILED, "500 (failed 3 times)")
         assert desk.calls == 5
+
+
+async def test_headers_of_an_answer_lower_what_the_fleet_thinks_is_left():
+    async with Desk() as desk:
+
+        async def body() -> None:
+            async with desk.admission.admitted(SCOPE, {"requests": 1.0}, max_failures=1) as admitted:
+                admitted.actual = {"requests": 1.0}
+                admitted.hear("openai", {"x-ratelimit-remaining-requests": "2", "x-ratelimit-remaining-tokens": "0"})
+
+        await desk.attempt(body)  # type: ignore[arg-type]
+        assert (await desk.limiter.inspect(SCOPE)).limits["requests"].level < 4

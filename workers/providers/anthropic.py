@@ -9,12 +9,15 @@ import anthropic
 
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
 from workers.providers import errors
+from workers.providers.chat import Heard, not_heard
 
 _FINISH = {"end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls", "max_tokens": "length"}
 
 
 class AnthropicChat:
     """Messages. `max_retries=0`: the limiter and Temporal own waiting and retries."""
+
+    dialect = "anthropic"
 
     def __init__(self, *, name: str, api_key: str, base_url: str | None, timeout_s: float) -> None:
         self._name = name
@@ -40,7 +43,7 @@ class AnthropicChat:
             "output_tokens": float(used.output_tokens),
         }
 
-    async def chat(self, request: ChatRequest, *, model: str, request_id: str) -> ChatResult:
+    async def chat(self, request: ChatRequest, *, model: str, request_id: str, heard: Heard = not_heard) -> ChatResult:
         """One call of `/v1/messages`."""
         began = monotonic()
         try:
@@ -54,6 +57,7 @@ class AnthropicChat:
             raise _translate(self._name, error) from None
         except anthropic.APIError as error:
             raise errors.Unavailable(f"{self._name}: {error.message}") from None
+        heard(raw.headers)
         with errors.understood(self._name):
             answer = await _parsed(raw)
             used = answer.usage

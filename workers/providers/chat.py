@@ -1,12 +1,23 @@
 """What every model provider can do, whoever it is."""
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from fleet.contracts.llm import ChatRequest, ChatResult
 
+Heard = Callable[[Mapping[str, str]], None]
+"""Takes the headers of an answer."""
+
+
+def not_heard(headers: Mapping[str, str]) -> None:
+    """Nobody wants the headers."""
+
 
 class ChatProvider(Protocol):
     """A client of one provider, shared by all calls of the process."""
+
+    dialect: str
+    """How its rate-limit headers are read: a key of `ratelimit.headers.DIALECTS`."""
 
     def cost(self, request: ChatRequest) -> dict[str, float]:
         """What the call will be charged, per limit name, as this provider counts; before it is made."""
@@ -16,13 +27,14 @@ class ChatProvider(Protocol):
         """What the call was charged, now that its usage is known."""
         ...
 
-    async def chat(self, request: ChatRequest, *, model: str, request_id: str) -> ChatResult:
+    async def chat(self, request: ChatRequest, *, model: str, request_id: str, heard: Heard = not_heard) -> ChatResult:
         """Make the call, once.
 
         Args:
             request: what to say.
             model: the model's name without the provider.
             request_id: our id of this attempt, sent along for the provider's log.
+            heard: told the headers of the answer.
 
         Raises:
             ProviderError: anything but an answer.

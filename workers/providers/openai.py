@@ -9,6 +9,7 @@ import openai
 
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
 from workers.providers import errors
+from workers.providers.chat import Heard, not_heard
 
 _BILLING = {
     "insufficient_quota",
@@ -22,6 +23,8 @@ _BILLING = {
 
 class OpenAIChat:
     """Chat completions. `max_retries=0`: the limiter and Temporal own waiting and retries."""
+
+    dialect = "openai"
 
     def __init__(self, *, name: str, api_key: str, base_url: str | None, timeout_s: float) -> None:
         self._name = name
@@ -49,7 +52,7 @@ class OpenAIChat:
             "output_tokens": float(result.usage.output_tokens),
         }
 
-    async def chat(self, request: ChatRequest, *, model: str, request_id: str) -> ChatResult:
+    async def chat(self, request: ChatRequest, *, model: str, request_id: str, heard: Heard = not_heard) -> ChatResult:
         """One call of `/v1/chat/completions`."""
         tools: Any = [
             {
@@ -74,6 +77,7 @@ class OpenAIChat:
             raise errors.Unavailable(f"{self._name}: {_cause(error)}") from None
         except openai.APIError as error:
             raise errors.Unavailable(f"{self._name}: {error.message}") from None
+        heard(raw.headers)
         with errors.understood(self._name):
             answer = raw.parse()
             choice = answer.choices[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from temporalio import activity
 
@@ -34,6 +35,8 @@ class LlmTools:
             request.model, provider.cost(request), max_failures=request.max_failures
         ) as admitted:
             request_id = f"{info.workflow_id}/{info.activity_id}/{info.attempt}"
-            result = await provider.chat(request, model=model, request_id=request_id)
+            result = await provider.chat(
+                request, model=model, request_id=request_id, heard=partial(admitted.hear, provider.dialect)
+            )
             admitted.actual = provider.actual(request, result)
         return replace(result, quota=admitted.use())

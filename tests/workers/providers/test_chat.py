@@ -2,11 +2,13 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from time import time
 
 import httpx2
 import pytest
 
 from fleet.contracts.llm import ChatRequest, Message, Role, ToolCall, ToolSpec
+from ratelimit.headers import read
 from workers.providers import errors
 from workers.providers.anthropic import AnthropicChat
 from workers.providers.openai import OpenAIChat
@@ -92,6 +94,16 @@ async def test_nothing_is_charged_that_was_not_booked(desk):
         for name, units in charged.items():
             assert units <= booked[name], (name, asked)
             assert units <= settled[name] <= booked[name], (name, asked)
+
+
+async def test_what_is_left_is_heard_from_the_headers(desk):
+    limit = "tokens" if desk.kind == "openai" else "input_tokens"
+    client = await desk.client(models={"m": {"requests": {"limit": 60, "burst": 10}, limit: {"limit": 60000}}})
+    heard = []
+    await client.chat(request(), model="m", request_id="r", heard=heard.append)
+    left = read(heard[0], client.dialect, now=time()).remaining()
+    assert left["requests"] == 9
+    assert 50_000 < left[limit] < 60_000
 
 
 async def test_a_cut_answer_says_so(desk):
