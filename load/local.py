@@ -17,6 +17,7 @@ from fleet.errors import BadInput, FleetError
 from fleet.manifest import Manifest, SearchProvider
 from fleet.settings import DEV_FILE, Settings
 from load import providers
+from workers.bootstrap import limiter, quotas
 from workers.corpus.index import Corpus, CorpusError
 from workers.corpus.ingest import read_folder
 from workers.corpus.stdlib import read_stdlib
@@ -123,6 +124,7 @@ class LocalFleet:
             await asyncio.to_thread(self._fill_corpus)
             if self.plan.simulate:
                 await self._simulate()
+            await self._apply_quotas()
             for pool, count in self.plan.pools.items():
                 for number in range(1, count + 1):
                     await self._start_worker(pool, number)
@@ -187,6 +189,13 @@ class LocalFleet:
             mail=None if self.plan.live_mail else (self.simulators["smtp_port"], f"{self.simulators['http']}/_mail"),
         )
         self.manifest, self.manifest_path = manifests.load(target), target
+
+    async def _apply_quotas(self) -> None:
+        # the manifest is the truth here, whatever an earlier start has left in Valkey
+        async with limiter(self.settings(), self.manifest) as shared:
+            for scope, quota in quotas(self.manifest).items():
+                if await shared.quota(scope) != quota:
+                    await shared.configure(quota, by="manifest", reason="the local fleet starts")
 
     async def _start_worker(self, pool: str, number: int) -> None:
         name = f"{pool}-{number}"

@@ -1,5 +1,6 @@
 """Values as the scripts take and give them: a scope's state as packed doubles, asks and answers around it."""
 
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -20,8 +21,9 @@ from ratelimit.places import (
     Outcome,
     Snapshot,
 )
+from ratelimit.quota import Change, Quota
 
-HEAD, WIDTH = 12, 5
+HEAD, WIDTH = 13, 5
 """Numbers of a scope before its first limit, and of each limit; `lua/_scope.lua` says which."""
 
 
@@ -154,7 +156,7 @@ def snapshot(scope: str, state: bytes) -> Snapshot:
     """A scope, as it stands."""
     names, n = _state(state)
     _, _, at, cooldown_until, pace, epoch, strikes = n[:7]
-    calls, grants, denials, rebooked, rejections = (int(count) for count in n[7:HEAD])
+    calls, grants, denials, rebooked, rejections = (int(count) for count in n[7:12])
     limits: Mapping[str, LimitSnapshot] = {
         name: LimitSnapshot(rate=n[at], burst=n[at + 1], level=n[at + 2], clock=n[at + 3], tail=n[at + 4])
         for name, at in zip(names, range(HEAD, len(n), WIDTH), strict=True)
@@ -167,6 +169,7 @@ def snapshot(scope: str, state: bytes) -> Snapshot:
         closed_for=timedelta(seconds=max(0.0, cooldown_until - at)),
         epoch=int(epoch),
         strikes=int(strikes),
+        version=int(n[12]),
         counters=Counters(calls=calls, grants=grants, denials=denials, rebooked=rebooked, rejections=rejections),
     )
 
@@ -188,3 +191,17 @@ def _struct(doubles: int) -> struct.Struct:
 
 def _numbers(packed: bytes) -> tuple[float, ...]:
     return _struct(len(packed) // 8).unpack(packed)
+
+
+def note(by: str, reason: str) -> str:
+    """Who changed a quota and why: one line."""
+    return json.dumps({"by": by, "reason": reason})
+
+
+def change(scope: str, entry: bytes) -> Change:
+    """One entry of the list of changes."""
+    head, document = entry.decode().split("\n", 1)
+    at, version, told = head.split(" ", 2)
+    return Change(
+        at=float(at), version=int(float(version)), quota=Quota.of_document(scope, document), **json.loads(told)
+    )

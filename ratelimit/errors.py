@@ -49,6 +49,10 @@ class BadQuota(RateLimitError, ValueError):
     """A quota, a limit or a rate that makes no sense."""
 
 
+class QuotaChanged(RateLimitError):
+    """Somebody else has set the quota meanwhile. Look at it again, then decide."""
+
+
 class UnknownScope(RateLimitError):
     """The scope has no quota, neither in the store nor in the limiter's own configuration."""
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from ratelimit import events
 from ratelimit.clock import Clock, MonotonicClock
-from ratelimit.errors import BadCost, Denied, StoreLost, UnknownLimit, UnknownScope
+from ratelimit.errors import BadCost, Denied, QuotaChanged, StoreLost, UnknownLimit, UnknownScope
 from ratelimit.line import Gone, Late, Line, Ready
 from ratelimit.model import permit_id
 from ratelimit.places import (
@@ -26,7 +26,7 @@ from ratelimit.places import (
     Place,
     Snapshot,
 )
-from ratelimit.quota import Cost, Quota, check_cost
+from ratelimit.quota import Change, Cost, Quota, check_cost
 from ratelimit.store import Store
 
 __all__ = [
@@ -292,18 +292,51 @@ class Limiter:
         """
         return await self._store.inspect(scope)
 
-    async def configure(self, quota: Quota, *, full: bool = False) -> None:
-        """Set a scope's quota for every process; levels stay as they are.
+    async def configure(
+        self, quota: Quota, *, full: bool = False, expect: int | None = None, by: str = "", reason: str = ""
+    ) -> None:
+        """Set a scope's quota for every process; levels stay as they are. The change is kept in `changes`.
 
         Args:
             quota: takes effect with the very next call of any process.
             full: limits that are new start with a full burst instead of cold. Only where nothing was spent yet.
+            expect: the version that must be in force, as `inspect` tells it; None: any.
+            by: who changes it.
+            reason: why.
+
+        Raises:
+            QuotaChanged: another version than `expect` is in force; nothing was set.
+            StoreLost: the store does not answer.
+        """
+        if not await self._store.configure(quota, full=full, seed=False, expect=expect, by=by, reason=reason):
+            version = (await self._store.inspect(quota.scope)).version
+            raise QuotaChanged(f"{quota.scope}: version {version} is in force, not {expect}: look again, then decide")
+        self._quotas[quota.scope] = quota
+
+    async def seed(self, quota: Quota, *, by: str = "") -> bool:
+        """Set a scope's quota unless it has one. Answers whether it was set.
 
         Raises:
             StoreLost: the store does not answer.
         """
-        await self._store.configure(quota, full=full, seed=False)
-        self._quotas[quota.scope] = quota
+        self._quotas.setdefault(quota.scope, quota)
+        return await self._store.configure(quota, full=False, seed=True, by=by)
+
+    async def quota(self, scope: str) -> Quota | None:
+        """The quota in force; None if the store knows none.
+
+        Raises:
+            StoreLost: the store does not answer.
+        """
+        return await self._store.quota(scope)
+
+    async def changes(self, scope: str, limit: int = 20) -> list[Change]:
+        """Who set the scope's quota to what and why, newest first.
+
+        Raises:
+            StoreLost: the store does not answer.
+        """
+        return await self._store.changes(scope, limit)
 
     async def _book(self, scope: str, ask: Ask) -> Booking:
         line = self._line(scope)

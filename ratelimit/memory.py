@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ratelimit.model import Model
 from ratelimit.places import NOTHING, Ask, ClockReading, Snapshot
-from ratelimit.quota import Quota
+from ratelimit.quota import Change, Quota
 from ratelimit.store import Answer
 
 KEPT_S = 600.0
@@ -22,6 +22,7 @@ class MemoryStore:
         self.model = Model()
         self._clock = clock
         self._swept_at = clock()
+        self._changes: dict[str, list[Change]] = {}
 
     def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
         """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
@@ -85,9 +86,33 @@ class MemoryStore:
         """Close the scope for a while; answers whether the pace was cut."""
         return self.model.cool_down(scope, for_s=for_s, epoch=epoch, cut=cut, now=self._now(now))
 
-    async def configure(self, quota: Quota, *, full: bool, seed: bool, now: float | None = None) -> bool:
-        """Set the quota; with `seed` only if there is none. Answers whether it was set."""
-        return self.model.configure(quota, full=full, seed=seed, now=self._now(now))
+    async def configure(
+        self,
+        quota: Quota,
+        *,
+        full: bool,
+        seed: bool,
+        expect: int | None = None,
+        by: str = "",
+        reason: str = "",
+        now: float | None = None,
+    ) -> bool:
+        """Set the quota; with `seed` only if there is none, with `expect` only over that version."""
+        done = self.model.configure(quota, full=full, seed=seed, expect=expect, now=self._now(now))
+        if done:
+            scope = self.model.scopes[quota.scope]
+            changed = Change(at=scope.at, version=scope.version, by=by, reason=reason, quota=quota)
+            self._changes.setdefault(quota.scope, []).insert(0, changed)
+        return done
+
+    async def quota(self, scope: str) -> Quota | None:
+        """The quota in force."""
+        found = self._changes.get(scope)
+        return found[0].quota if found else None
+
+    async def changes(self, scope: str, limit: int) -> list[Change]:
+        """Changes of the quota, newest first."""
+        return self._changes.get(scope, [])[:limit]
 
     async def inspect(self, scope: str, *, now: float | None = None) -> Snapshot:
         """Look without touching."""

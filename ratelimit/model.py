@@ -55,6 +55,7 @@ class Scope:
     denials: int = 0
     rebooked: int = 0
     rejections: int = 0
+    version: int = 0
 
 
 @dataclass(slots=True)
@@ -84,10 +85,14 @@ class Model:
         self.places: dict[tuple[str, str], Record] = {}
         self.done: dict[tuple[str, str], float] = {}
 
-    def configure(self, quota: Quota, *, full: bool, seed: bool, now: float) -> bool:
-        """Set the quota; new limits start cold unless `full`. With `seed` only if there is none."""
+    def configure(self, quota: Quota, *, full: bool, seed: bool, now: float, expect: int | None = None) -> bool:
+        """Set the quota; new limits start cold unless `full`.
+
+        With `seed` only if there is none, with `expect` only if that is the version in force.
+        """
         old = self.scopes.get(quota.scope)
-        if old is not None and seed:
+        version = 0 if old is None else old.version
+        if (old is not None and seed) or (expect is not None and expect != version):
             return False
         if old is None:
             scope = Scope(buckets={}, recovery=0.0, born=now, at=now)
@@ -96,6 +101,7 @@ class Model:
             scope = old
             self._refill(scope, now)
         scope.recovery = 1 / quota.recovery.total_seconds()
+        scope.version = version + 1
         buckets = {}
         for name in quota.limits:
             rate, burst = quota.rate(name), quota.burst(name)
@@ -224,6 +230,7 @@ class Model:
             closed_for=timedelta(seconds=_closed_for(scope)),
             epoch=kept.epoch,
             strikes=scope.strikes,
+            version=kept.version,
             counters=Counters(
                 calls=kept.calls,
                 grants=kept.grants,

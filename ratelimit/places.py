@@ -150,6 +150,8 @@ class Snapshot:
     epoch: int = 0
     strikes: int = 0
     """Cuts since the pace was last at 1."""
+    version: int = 0
+    """How often the quota was set; 0: never."""
     counters: Counters = Counters()
 
 

@@ -1,11 +1,13 @@
 """What a provider grants: limits, quotas, costs."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
+from typing import Self
 
 from ratelimit.errors import BadCost, BadQuota, CostTooLarge
 
@@ -63,6 +65,10 @@ class Quota:
     headroom: float = 1.0
     """The share (0-1] of the provider's limits that is planned to be used."""
 
+    burst_headroom: float = 1.0
+    """The share (0-1] of each burst that is planned to be used: a call may reach the provider a little earlier than the
+    one before it allows."""
+
     recovery: timedelta = field(default=timedelta(minutes=1))
     """How long the pace would take from 0 back to 1."""
 
@@ -74,8 +80,10 @@ class Quota:
             if not _NAME.fullmatch(name):
                 raise BadQuota(f"{self.scope}: limit {name!r}: a name is lower-case letters, digits and _")
         _positive(self.headroom, f"{self.scope}: headroom")
-        if self.headroom > 1:
-            raise BadQuota(f"{self.scope}: headroom is {self.headroom!r}: must be at most 1")
+        _positive(self.burst_headroom, f"{self.scope}: burst_headroom")
+        for what, share in (("headroom", self.headroom), ("burst_headroom", self.burst_headroom)):
+            if share > 1:
+                raise BadQuota(f"{self.scope}: {what} is {share!r}: must be at most 1")
         _positive(self.recovery.total_seconds(), f"{self.scope}: recovery in seconds")
         object.__setattr__(self, "limits", MappingProxyType(dict(self.limits)))
 
@@ -88,7 +96,46 @@ class Quota:
         """Most units at once, headroom included."""
         limit = self.limits[name]
         planned = limit.capacity * self.headroom
-        return planned if limit.burst is None else min(limit.burst, planned)
+        burst = limit.capacity if limit.burst is None else limit.burst
+        return min(burst * self.burst_headroom, planned)
+
+    def document(self) -> str:
+        """As JSON, for the store."""
+        limits = {
+            name: {"capacity": limit.capacity, "period_s": limit.period.total_seconds(), "burst": limit.burst}
+            for name, limit in self.limits.items()
+        }
+        shares = {"headroom": self.headroom, "burst_headroom": self.burst_headroom}
+        return json.dumps({"limits": limits, **shares, "recovery_s": self.recovery.total_seconds()})
+
+    @classmethod
+    def of_document(cls, scope: str, document: str) -> Self:
+        """The reverse of `document`."""
+        found = json.loads(document)
+        return cls(
+            scope=scope,
+            limits={
+                name: Limit(
+                    capacity=limit["capacity"], period=timedelta(seconds=limit["period_s"]), burst=limit["burst"]
+                )
+                for name, limit in found["limits"].items()
+            },
+            headroom=found["headroom"],
+            burst_headroom=found["burst_headroom"],
+            recovery=timedelta(seconds=found["recovery_s"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One change of a scope's quota."""
+
+    at: float
+    """Seconds since 1970 on the store's clock."""
+    version: int
+    by: str
+    reason: str
+    quota: Quota
 
 
 def check_scope(scope: str) -> None:

@@ -12,9 +12,9 @@ from redis.exceptions import NoScriptError, RedisError
 from ratelimit import codec, scripts
 from ratelimit.codec import text
 from ratelimit.errors import StoreLost
-from ratelimit.keys import done_key, place_key, scope_key
+from ratelimit.keys import changes_key, done_key, place_key, quota_key, scope_key
 from ratelimit.places import NOTHING, Ask, Bookings, ClockReading, Snapshot
-from ratelimit.quota import Quota
+from ratelimit.quota import Change, Quota
 from ratelimit.wire import Wire
 
 TIMEOUT_S = 2.0
@@ -85,8 +85,29 @@ class Store(Protocol):
         """Close the scope for a while; answers whether the pace was cut."""
         ...
 
-    async def configure(self, quota: Quota, *, full: bool, seed: bool, now: float | None = None) -> bool:
-        """Set the quota; with `seed` only if there is none. Answers whether it was set."""
+    async def configure(
+        self,
+        quota: Quota,
+        *,
+        full: bool,
+        seed: bool,
+        expect: int | None = None,
+        by: str = "",
+        reason: str = "",
+        now: float | None = None,
+    ) -> bool:
+        """Set the quota; with `seed` only if there is none, with `expect` only over that version.
+
+        Answers whether it was set.
+        """
+        ...
+
+    async def quota(self, scope: str) -> Quota | None:
+        """The quota in force."""
+        ...
+
+    async def changes(self, scope: str, limit: int) -> list[Change]:
+        """Changes of the quota, newest first."""
         ...
 
     async def inspect(self, scope: str, *, now: float | None = None) -> Snapshot:
@@ -233,13 +254,35 @@ class RedisStore:
         reply = await self._call("cool_down", [scope_key(scope)], args)
         return (False, None) if reply is None else (bool(reply[0]), codec.reading(reply[1]))
 
-    async def configure(self, quota: Quota, *, full: bool, seed: bool, now: float | None = None) -> bool:
-        """Set the quota; with `seed` only if there is none. Answers whether it was set."""
-        recovery = text(1 / quota.recovery.total_seconds())
-        args = [_instant(now), "seed" if seed else "set", "full" if full else "cold", recovery]
+    async def configure(
+        self,
+        quota: Quota,
+        *,
+        full: bool,
+        seed: bool,
+        expect: int | None = None,
+        by: str = "",
+        reason: str = "",
+        now: float | None = None,
+    ) -> bool:
+        """Set the quota; with `seed` only if there is none, with `expect` only over that version."""
+        args = [_instant(now), "seed" if seed else "set", "" if expect is None else str(expect)]
+        args += ["full" if full else "cold", text(1 / quota.recovery.total_seconds())]
+        args += [quota.document(), codec.note(by, reason)]
         for name in quota.limits:
             args += [name, text(quota.rate(name)), text(quota.burst(name))]
-        return bool(await self._call("configure", [scope_key(quota.scope)], args))
+        keys = [scope_key(quota.scope), quota_key(quota.scope), changes_key(quota.scope)]
+        return bool(await self._call("configure", keys, args))
+
+    async def quota(self, scope: str) -> Quota | None:
+        """The quota in force."""
+        found = await self.execute("GET", quota_key(scope))
+        return None if found is None else Quota.of_document(scope, found.decode())
+
+    async def changes(self, scope: str, limit: int) -> list[Change]:
+        """Changes of the quota, newest first."""
+        found = await self.execute("LRANGE", changes_key(scope), 0, limit - 1)
+        return [codec.change(scope, entry) for entry in found]
 
     async def inspect(self, scope: str, *, now: float | None = None) -> Snapshot:
         """Look without touching."""

@@ -47,10 +47,11 @@ def quotas(manifest: Manifest) -> dict[str, Quota]:
         scope: Quota(
             scope=scope,
             limits={
-                name: Limit(capacity=rate.units, period=rate.per, burst=(rate.burst or rate.units) * BURST_HEADROOM)
+                name: Limit(capacity=rate.units, period=rate.per, burst=rate.burst)
                 for name, rate in spec.limits().items()
             },
             headroom=spec.headroom,
+            burst_headroom=BURST_HEADROOM,
         )
         for scope, spec in manifest.quotas.items()
     }
@@ -199,6 +200,13 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
     return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[mail.send])
 
 
+async def _seed(shared: Limiter, manifest: Manifest) -> None:
+    """Give scopes that have no quota yet the manifest's; say where another one is in force."""
+    for quota in quotas(manifest).values():
+        if not await shared.seed(quota, by="manifest") and await shared.quota(quota.scope) != quota:
+            log.warning("another quota than the manifest's is in force", scope=quota.scope, see="fleet quota show")
+
+
 async def run_pools(settings: Settings, manifest: Manifest, names: Sequence[str]) -> None:
     """Serve the pools until SIGTERM or SIGINT, then drain: finish or give back, within each pool's `drain`.
 
@@ -222,8 +230,7 @@ async def run_pools(settings: Settings, manifest: Manifest, names: Sequence[str]
     async with AsyncExitStack() as stack:
         client = await connect(settings)
         shared = await stack.enter_async_context(limiter(settings, manifest))
-        for quota in quotas(manifest).values():
-            await shared.configure(quota)
+        await _seed(shared, manifest)
         pools = [await _build(stack, settings, manifest, name, shared) for name in names]
         running = [await stack.enter_async_context(worker(client, pool, on_fatal=failed)) for pool in pools]
         checks: dict[str, health.Check] = {

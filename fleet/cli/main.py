@@ -21,8 +21,11 @@ app = typer.Typer(
 )
 corpus_app = typer.Typer(help="The local document collection that `search` reads.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
+quota_app = typer.Typer(help="Live quotas: what is in force, who set it, setting it for all.", no_args_is_help=True)
+app.add_typer(quota_app, name="quota")
 
 ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The manifest. Default: deploy/fleet.toml.")]
+ScopeArgument = Annotated[str, typer.Argument(metavar="SCOPE", help="As in the manifest: openai/sim-large.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -165,6 +168,77 @@ def corpus_search(
     from fleet.cli import corpus
 
     corpus.search(query, limit=limit, manifest=manifest, json=json)
+
+
+@quota_app.command("ls")
+def quota_ls(manifest: ManifestOption = None, json: JsonOption = False) -> None:
+    """List the manifest's scopes and what is in force for each."""
+    from fleet.cli import quota
+
+    quota.ls(manifest=manifest, json=json)
+
+
+@quota_app.command("show")
+def quota_show(scope: ScopeArgument, manifest: ManifestOption = None, json: JsonOption = False) -> None:
+    """Show one scope: limits, what is left, the line, the pace."""
+    from fleet.cli import quota
+
+    quota.show(scope, manifest=manifest, json=json)
+
+
+@quota_app.command("set")
+def quota_set(
+    scope: ScopeArgument,
+    limits: Annotated[list[str] | None, typer.Argument(metavar="LIMIT=RATE…", help="As in tokens=200k/m.")] = None,
+    burst: Annotated[list[str] | None, typer.Option(metavar="LIMIT=UNITS", help="Most units at once.")] = None,
+    headroom: Annotated[float | None, typer.Option(help="Share (0-1] of the rate to use.")] = None,
+    reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "",
+    by: Annotated[str | None, typer.Option(help="Who. Default: the user of this machine.")] = None,
+    expect: Annotated[int | None, typer.Option(min=0, help="Set it only over this version.")] = None,
+    manifest: ManifestOption = None,
+) -> None:
+    """Set limits for the whole fleet, from the very next call on.
+
+    What is not named stays.
+    """
+    from fleet.cli import quota
+
+    quota.set_(
+        scope,
+        limits or [],
+        burst=burst or [],
+        headroom=headroom,
+        reason=reason,
+        by=by,
+        expect=expect,
+        manifest=manifest,
+    )
+
+
+@quota_app.command("history")
+def quota_history(
+    scope: ScopeArgument,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most rows.")] = 20,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Who set the quota to what and why, newest first."""
+    from fleet.cli import quota
+
+    quota.history(scope, limit=limit, manifest=manifest, json=json)
+
+
+@quota_app.command("apply")
+def quota_apply(
+    reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "the manifest is applied",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Bring what is in force back to the manifest."""
+    from fleet.cli import quota
+
+    quota.apply(reason=reason, dry_run=dry_run, manifest=manifest, json=json)
 
 
 def main() -> NoReturn:

@@ -3,8 +3,8 @@
 -- WIDTH numbers of each limit, in the order of the names. codec.py reads the same string.
 
 local RECOVERY, BORN, AT, COOLDOWN, PACE, EPOCH, STRIKES = 1, 2, 3, 4, 5, 6, 7
-local CALLS, GRANTS, DENIALS, REBOOKED, REJECTIONS = 8, 9, 10, 11, 12
-local HEAD, WIDTH = 12, 5
+local CALLS, GRANTS, DENIALS, REBOOKED, REJECTIONS, VERSION = 8, 9, 10, 11, 12, 13
+local HEAD, WIDTH = 13, 5
 -- of the limit whose numbers follow n[at]
 local RATE, BURST, LEVEL, CLOCK, TAIL = 1, 2, 3, 4, 5
 

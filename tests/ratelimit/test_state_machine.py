@@ -118,9 +118,9 @@ class LuaAndModel(RuleBasedStateMachine):
     def cool_down(self, for_s: float, epoch: int | None, cut: bool) -> None:
         self.both("cool_down", SCOPE, for_s=for_s, epoch=epoch, cut=cut)
 
-    @rule(quota=st.sampled_from(QUOTAS), full=st.booleans(), seed=st.booleans())
-    def configure(self, quota: Quota, full: bool, seed: bool) -> None:
-        self.both("configure", quota, full=full, seed=seed)
+    @rule(quota=st.sampled_from(QUOTAS), full=st.booleans(), seed=st.booleans(), expect=st.none() | st.integers(0, 3))
+    def configure(self, quota: Quota, full: bool, seed: bool, expect: int | None) -> None:
+        self.both("configure", quota, full=full, seed=seed, expect=expect)
 
     @rule(places_too=st.booleans())
     def lose_state(self, places_too: bool) -> None:

@@ -298,3 +298,27 @@ async def test_what_is_left_travels_with_a_settlement(full: Store) -> None:
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 3.0
     await full.settle(SCOPE, **spent, actual={"requests": 1.0}, observed={"requests": 0.0}, now=T)
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 3.0
+
+
+async def test_a_change_is_kept_with_who_and_why(full: Store) -> None:
+    changed = Quota(scope=SCOPE, limits={"requests": Limit(capacity=30, burst=3)}, headroom=0.9, burst_headroom=0.8)
+    assert await full.configure(changed, full=False, seed=False, by="ann", reason="Märchenstunde\nzwei", now=T)
+    assert await full.quota(SCOPE) == changed
+    newest, first = await full.changes(SCOPE, 10)
+    assert (newest.version, newest.by, newest.reason, newest.quota) == (2, "ann", "Märchenstunde\nzwei", changed)
+    assert (first.version, first.quota) == (1, QUOTA)
+    assert newest.at == T
+    assert len(await full.changes(SCOPE, 1)) == 1
+
+
+async def test_a_change_over_another_version_is_refused(full: Store) -> None:
+    assert (await full.inspect(SCOPE, now=T)).version == 1
+    assert not await full.configure(QUOTA, full=False, seed=False, expect=0, now=T)
+    assert await full.configure(QUOTA, full=False, seed=False, expect=1, now=T)
+    assert (await full.inspect(SCOPE, now=T)).version == 2
+    assert len(await full.changes(SCOPE, 10)) == 2
+
+
+async def test_a_scope_that_nobody_set_has_no_quota(store: Store) -> None:
+    assert await store.quota(SCOPE) is None
+    assert await store.changes(SCOPE, 10) == []

@@ -18,6 +18,9 @@ import pytest
 from fleet import manifest as manifests
 from fleet.client import FleetClient
 from fleet.contracts.runs import Outcome
+from ratelimit.limiter import Limiter
+from ratelimit.quota import Limit, Quota
+from ratelimit.store import RedisStore
 
 ROOT = Path(__file__).parents[2]
 QUEUES = ("agents", "llm", "search", "email")
@@ -131,6 +134,20 @@ async def test_a_run_goes_through_all_pools_and_no_key_is_written_anywhere(bench
     assert 'fleet_quota_wait_seconds_count{scope="openai/sim-large"} 4.0' in metrics
     history = (await client.handle(run).fetch_history()).to_json()
     assert "sk-test-key" not in json.dumps(log) + metrics + history
+
+
+async def test_a_worker_that_starts_leaves_a_quota_alone_that_an_operator_has_set(bench, valkey):
+    scope = "openai/sim-large"
+    store = RedisStore.from_url(valkey)
+    async with Limiter(store, {}) as limiter:
+        set_by_hand = Quota(scope=scope, limits={"requests": Limit(capacity=7)})
+        await limiter.configure(set_by_hand, by="ann")
+        async with bench.working("llm"):
+            assert await limiter.quota(scope) == set_by_hand
+            # the other scope had none: it has the manifest's now
+            assert (await limiter.quota("email/relay")).limits["messages"].capacity == 20
+    await store.execute("FLUSHALL")
+    await store.aclose()
 
 
 async def test_a_draining_worker_finishes_what_it_has(bench, temporal):
