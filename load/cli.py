@@ -20,6 +20,9 @@ def register(app: typer.Typer) -> None:
     """Join the commands to `app`."""
     app.command()(demo)
     app.command()(dev)
+    bench_app = typer.Typer(help="Measure, side by side in one run.", no_args_is_help=True)
+    bench_app.command("limiter")(bench_limiter)
+    app.add_typer(bench_app, name="bench")
 
 
 def demo(
@@ -85,3 +88,27 @@ def dev(
             pools=processes, corpus=corpus, live=live, stack_only=stack_only, ports=ports, manifest=manifest
         )
     )
+
+
+def bench_limiter(
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter: under three minutes, noisier.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Measure the limiter against redis-py's own floor and an independent provider.
+
+    The exit code is 0 only if every figure is within its bound.
+    """
+    import asyncio
+
+    from fleet.cli import output
+    from load.bench import limiter
+
+    report = asyncio.run(limiter.run(quick=quick))
+    if json:
+        output.document({"checks": report.checks, "rows": report.rows})
+    else:
+        for row in report.rows:
+            typer.echo("  ".join(f"{key} {value}" for key, value in row.items()))
+        rows = [("ok" if c.ok else "MISSED", c.name, f"{c.value:g}", c.target) for c in report.checks]
+        output.table(("", "CHECK", "VALUE", "TARGET"), rows, empty="")
+    raise typer.Exit(0 if all(check.ok for check in report.checks) else 1)
