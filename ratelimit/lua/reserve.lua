@@ -53,7 +53,7 @@ for i = 2, #ARGV, 4 do
   if unknown then
     answers[#answers + 1] = {'unknown', 'none', unknown, '', pack({0})}
   elseif flags == '' then
-    answers[#answers + 1] = reserve_alike(names, n, ask, numbers[2])
+    answers[#answers + 1] = reserve_alike(names, n, numbers[1], cost, numbers[2])
   else
     answers[#answers + 1] = reserve(names, n, KEYS[key], ask)
   end
