@@ -22,6 +22,9 @@ from workers.telemetry import METRICS
 UNHINTED_COOLDOWN = timedelta(seconds=5)
 """Cooldown after a 429 or an overload for which the provider gave no `Retry-After`."""
 
+SHORT_WAIT = timedelta(seconds=30)
+"""A call that waits no longer comes back once, for its place."""
+
 STORE_RETRY = timedelta(seconds=3)
 """How soon a call comes back while Redis is unreachable."""
 
@@ -126,7 +129,9 @@ class Admission:
 
     def _come_back(self, retry_after: timedelta) -> timedelta:
         # a little early: the rest is waited in the slot, so that the call starts on its due time and not after it
-        return max(timedelta(milliseconds=50), retry_after - self._max_inline_wait / 2)
+        early = max(timedelta(milliseconds=50), retry_after - self._max_inline_wait / 2)
+        # a long wait is looked at again half-way: the quota may have been raised, or a debt settled
+        return early if early <= SHORT_WAIT else max(SHORT_WAIT, early / 2)
 
     async def _failed(
         self, error: errors.ProviderError, admitted: Admitted, progress: Progress, max_failures: int

@@ -222,3 +222,14 @@ async def test_headers_of_an_answer_lower_what_the_fleet_thinks_is_left():
 
         await desk.attempt(body)  # type: ignore[arg-type]
         assert (await desk.limiter.inspect(SCOPE)).limits["requests"].level < 4
+
+
+@pytest.mark.parametrize(("units", "least", "most"), [(2_500, 24, 25), (4_000, 29.9, 30), (12_000, 59, 60)])
+async def test_a_long_wait_is_looked_at_again_half_way(units, least, most):
+    async with Desk() as desk:
+        await desk.attempt(desk.call(10), activity_id="1")
+        with pytest.raises(ApplicationError) as raised:
+            await desk.attempt(desk.call(units), activity_id="2")
+        delay = raised.value.next_retry_delay
+        assert delay is not None
+        assert least <= delay.total_seconds() <= most
