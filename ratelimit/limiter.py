@@ -1,18 +1,16 @@
 """The limiter: what callers use."""
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
-from uuid import uuid4
+from typing import Self
 
 from ratelimit import events
 from ratelimit.clock import Clock, MonotonicClock
 from ratelimit.errors import BadCost, Denied, QuotaChanged, StoreLost, UnknownLimit, UnknownScope
 from ratelimit.line import Gone, Late, Line, Ready
-from ratelimit.model import permit_id
+from ratelimit.permits import Permits, ask_for, permit_of, upwards
 from ratelimit.places import (
     Ask,
     Booking,
@@ -39,12 +37,6 @@ __all__ = [
     "Place",
     "Snapshot",
 ]
-
-_AT_ONCE = timedelta(0)
-_SHAPES = 1024
-"""Most asks that are remembered."""
-_LONGEST_S = 3e9
-"""About a century: what a `timedelta` is cut to."""
 
 
 class Limiter:
@@ -74,9 +66,7 @@ class Limiter:
         self._observer = observer
         self._clock = clock or MonotonicClock()
         self._lines: dict[str, Line] = {}
-        self._asks: dict[Any, Ask] = {}
-        self._name = uuid4().hex
-        self._numbered = 0
+        self._permits = Permits()
         self._returns: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -121,14 +111,14 @@ class Limiter:
             UnknownLimit: the cost names a limit that the quota does not have.
             StoreLost: the store does not answer.
         """
-        ask = _ask(cost, max_wait, key, asker, hold)
+        ask = ask_for(cost, max_wait, key, asker, hold=hold)
         booking = await self._book(scope, ask)
         if booking.outcome is Outcome.TAKEN:
-            return self._place(scope, booking, ask)
+            return self._permits.place(scope, booking, ask)
         return Denial(
             scope=scope,
             limit=booking.limit,
-            retry_after=_timedelta(booking.wait),
+            retry_after=upwards(booking.wait),
             held=booking.outcome is Outcome.HELD,
         )
 
@@ -155,21 +145,22 @@ class Limiter:
             UnknownLimit: the cost names a limit that the quota does not have.
             StoreLost: the store does not answer.
         """
-        ask = self._plain(cost, max_wait) if key is None else _ask(cost, max_wait, key, asker, hold)
+        ask = self._permits.plain(cost, max_wait) if key is None else ask_for(cost, max_wait, key, asker, hold=hold)
         deadline: float | None = None
         line = self._line(scope)
         first_at: float | None = None
         while True:
             booking = await self._book(scope, ask)
             if booking.outcome is not Outcome.TAKEN:
-                raise Denied(_timedelta(booking.wait), scope, booking.limit)
+                raise Denied(upwards(booking.wait), scope, booking.limit)
             if booking.wait == 0 and booking.origin is Origin.BOOKED and first_at is None:
                 # due at once, by the very answer that has just come
-                return self._granted_at_once(scope, booking, ask)
+                self._tell_granted(scope, 0.0)
+                return self._permits.at_once(scope, booking, ask)
             if deadline is None:
                 deadline = self._clock.time() + ask.max_wait
             first_at = booking.first_at if first_at is None else min(first_at, booking.first_at)
-            place = self._place(scope, booking, ask)
+            place = self._permits.place(scope, booking, ask)
             try:
                 verdict = await line.wait(booking, deadline)
             except asyncio.CancelledError:
@@ -177,11 +168,13 @@ class Limiter:
                 raise
             match verdict:
                 case Ready(now=now):
-                    return self._granted(place, max(0.0, now - first_at))
+                    waited = max(0.0, now - first_at)
+                    self._tell_granted(scope, waited)
+                    return permit_of(place, waited)
                 case Late(wait=wait, limit=limit) if not (hold and key is not None):
                     await self._cancel(place)
                     self._tell(events.Denied(scope=scope, limit=limit, retry_after_s=wait, held=False))
-                    raise Denied(_timedelta(wait), scope, limit)
+                    raise Denied(upwards(wait), scope, limit)
                 case Late() | Gone():
                     # the store keeps the place for later or books it anew
                     left = max(0.0, deadline - self._clock.time())
@@ -365,7 +358,7 @@ class Limiter:
         if line is None:
 
             def give_back(booking: Booking, ask: Ask) -> None:
-                self._give_back(self._place(scope, booking, ask))
+                self._give_back(self._permits.place(scope, booking, ask))
 
             line = Line(scope, self._store, self._clock, lambda: self._seed(scope), give_back)
             self._lines[scope] = line
@@ -381,65 +374,6 @@ class Limiter:
         dials = self._line(scope).dials()
         seconds = max(0.0, age.total_seconds())
         return {name: left + dials[name].rate * seconds for name, left in observed.items() if name in dials}
-
-    def _plain(self, cost: Cost, max_wait: timedelta) -> Ask:
-        """An ask without a key. Equal ones are one object: they are recognised, and sent, fastest."""
-        shape = (max_wait, *cost.items())
-        ask = self._asks.get(shape)
-        if ask is None:
-            if len(self._asks) >= _SHAPES:
-                self._asks.clear()
-            ask = self._asks[shape] = _ask(cost, max_wait, None, "", False)
-        return ask
-
-    def _new_id(self) -> str:
-        self._numbered += 1
-        return f"{self._name}-{self._numbered}"
-
-    def _granted_at_once(self, scope: str, booking: Booking, ask: Ask) -> Permit:
-        if self._observer is not None:
-            self._observer(events.Granted(scope=scope, waited_s=0.0))
-        permit = self._new_id() if ask.key is None else permit_id(ask.key, booking.generation)
-        return Permit(
-            scope,
-            booking.cost,
-            permit,
-            ask.key,
-            ask.asker,
-            booking.generation,
-            booking.epoch,
-            booking.booked_at,
-            _AT_ONCE,
-        )
-
-    def _place(self, scope: str, booking: Booking, ask: Ask) -> Place:
-        return Place(
-            scope=scope,
-            cost=booking.cost,
-            id=self._new_id() if ask.key is None else permit_id(ask.key, booking.generation),
-            key=ask.key,
-            asker=ask.asker,
-            generation=booking.generation,
-            epoch=booking.epoch,
-            booked_at=booking.booked_at,
-            waited=timedelta(seconds=max(0.0, booking.booked_at - booking.first_at)),
-            wait=_timedelta(booking.wait),
-            due=booking.due,
-        )
-
-    def _granted(self, place: Place, waited: float) -> Permit:
-        self._tell(events.Granted(scope=place.scope, waited_s=waited))
-        return Permit(
-            scope=place.scope,
-            cost=place.cost,
-            id=place.id,
-            key=place.key,
-            asker=place.asker,
-            generation=place.generation,
-            epoch=place.epoch,
-            booked_at=place.booked_at,
-            waited=timedelta(seconds=waited),
-        )
 
     def _give_back(self, place: Place) -> "asyncio.Task[None]":
         task = asyncio.create_task(self._cancel(place))
@@ -465,20 +399,10 @@ class Limiter:
         if line is not None:
             line.refresh(reading)
 
+    def _tell_granted(self, scope: str, waited: float) -> None:
+        if self._observer is not None:
+            self._observer(events.Granted(scope=scope, waited_s=waited))
+
     def _tell(self, event: events.Event) -> None:
         if self._observer is not None:
             self._observer(event)
-
-
-def _ask(cost: Cost, max_wait: timedelta, key: str | None, asker: str, hold: bool) -> Ask:
-    if "\n" in asker:
-        raise BadCost(f"asker {asker!r}: must be one line")
-    longest = min(max(0.0, max_wait.total_seconds()), _LONGEST_S)
-    return Ask(cost=check_cost(cost), max_wait=longest, hold=hold, key=key, asker=asker)
-
-
-def _timedelta(seconds: float) -> timedelta:
-    """Rounded up, and a microsecond on top for the resolution of the server's clock: waiting this long suffices."""
-    if seconds <= 0:
-        return timedelta(0)
-    return timedelta(microseconds=math.ceil(min(seconds, _LONGEST_S) * 1e6) + 1)

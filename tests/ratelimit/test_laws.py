@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimit.arithmetic import seconds_at_full_pace, seconds_until, shortfall
-from ratelimit.model import Model, Record, permit_id
+from ratelimit.model import Model, permit_id
 from ratelimit.places import Ask, Booking, Outcome
 from ratelimit.quota import Limit, Quota
+from ratelimit.state import Record
 
 SCOPE = "openai/sim"
 RATE, BURST = 2.0, 10.0

@@ -15,9 +15,10 @@ from hypothesis.stateful import (
 )
 
 from ratelimit.keys import place_key, scope_key
-from ratelimit.model import Model, Record, permit_id
+from ratelimit.model import Model, permit_id
 from ratelimit.places import Ask, Outcome
 from ratelimit.quota import Limit, Quota
+from ratelimit.state import Record
 from ratelimit.store import RedisStore, reserve
 
 SCOPE = "openai/sim"

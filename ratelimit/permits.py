@@ -1,0 +1,97 @@
+"""Making asks, places and permits: what a limiter hands out."""
+
+import math
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from ratelimit.errors import BadCost
+from ratelimit.model import permit_id
+from ratelimit.places import Ask, Booking, Permit, Place
+from ratelimit.quota import Cost, check_cost
+
+_AT_ONCE = timedelta(0)
+_SHAPES = 1024
+"""Most asks that are remembered."""
+_LONGEST_S = 3e9
+"""About a century: what a `timedelta` is cut to."""
+
+
+class Permits:
+    """Numbers those of one limiter."""
+
+    def __init__(self) -> None:
+        self._asks: dict[Any, Ask] = {}
+        self._name = uuid4().hex
+        self._numbered = 0
+
+    def plain(self, cost: Cost, max_wait: timedelta) -> Ask:
+        """An ask without a key. Equal ones are one object: they are recognised, and sent, fastest."""
+        shape = (max_wait, *cost.items())
+        ask = self._asks.get(shape)
+        if ask is None:
+            if len(self._asks) >= _SHAPES:
+                self._asks.clear()
+            ask = self._asks[shape] = ask_for(cost, max_wait, None, "", hold=False)
+        return ask
+
+    def place(self, scope: str, booking: Booking, ask: Ask) -> Place:
+        """The place that was booked."""
+        return Place(
+            scope=scope,
+            cost=booking.cost,
+            id=self._id(booking, ask),
+            key=ask.key,
+            asker=ask.asker,
+            generation=booking.generation,
+            epoch=booking.epoch,
+            booked_at=booking.booked_at,
+            waited=timedelta(seconds=max(0.0, booking.booked_at - booking.first_at)),
+            wait=upwards(booking.wait),
+            due=booking.due,
+        )
+
+    def at_once(self, scope: str, booking: Booking, ask: Ask) -> Permit:
+        """The permit of a booking that is due by the very answer that brought it."""
+        booked = (booking.generation, booking.epoch, booking.booked_at)
+        return Permit(scope, booking.cost, self._id(booking, ask), ask.key, ask.asker, *booked, _AT_ONCE)
+
+    def _id(self, booking: Booking, ask: Ask) -> str:
+        if ask.key is not None:
+            return permit_id(ask.key, booking.generation)
+        self._numbered += 1
+        return f"{self._name}-{self._numbered}"
+
+
+def permit_of(place: Place, waited: float) -> Permit:
+    """The permit of a place whose time has come, `waited` seconds after it was first booked."""
+    return Permit(
+        scope=place.scope,
+        cost=place.cost,
+        id=place.id,
+        key=place.key,
+        asker=place.asker,
+        generation=place.generation,
+        epoch=place.epoch,
+        booked_at=place.booked_at,
+        waited=timedelta(seconds=waited),
+    )
+
+
+def ask_for(cost: Cost, max_wait: timedelta, key: str | None, asker: str, *, hold: bool) -> Ask:
+    """A checked ask.
+
+    Raises:
+        BadCost: a cost is negative or not a number, or the asker is more than one line.
+    """
+    if "\n" in asker:
+        raise BadCost(f"asker {asker!r}: must be one line")
+    longest = min(max(0.0, max_wait.total_seconds()), _LONGEST_S)
+    return Ask(cost=check_cost(cost), max_wait=longest, hold=hold, key=key, asker=asker)
+
+
+def upwards(seconds: float) -> timedelta:
+    """Rounded up, and a microsecond on top for the resolution of the server's clock: waiting this long suffices."""
+    if seconds <= 0:
+        return timedelta(0)
+    return timedelta(microseconds=math.ceil(min(seconds, _LONGEST_S) * 1e6) + 1)
