@@ -150,6 +150,20 @@ async def test_a_worker_that_starts_leaves_a_quota_alone_that_an_operator_has_se
     await store.aclose()
 
 
+async def test_a_run_in_flight_keeps_its_provider_when_no_agent_of_the_manifest_uses_it_any_more(bench, temporal):
+    client = FleetClient(temporal, manifests.load(bench.manifest))
+    run = await client.start("mailer", "Say hello")
+    text = bench.manifest.read_text()
+    bench.manifest.write_text(text.replace('model = "openai/sim-large"', 'model = "anthropic/claude"'))
+    base = re.search(r'base_url = "(http://[^/]+)/v1"', text).group(1)
+    bench.manifest.write_text(
+        bench.manifest.read_text().replace('kind = "anthropic"', f'kind = "anthropic"\nbase_url = "{base}"')
+    )
+    async with bench.working("agents", "llm", ANTHROPIC_API_KEY="sk-test-key"):
+        result = await client.result(run)
+    assert result.outcome is Outcome.COMPLETED
+
+
 async def test_a_draining_worker_finishes_what_it_has(bench, temporal):
     client = FleetClient(temporal, manifests.load(bench.manifest))
     async with bench.working("agents"), bench.working("llm") as (process, _):
