@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError
 
 from ratelimit import codec, scripts
 from ratelimit.codec import text
@@ -329,6 +329,9 @@ class RedisStore:
 
     def _lost(self, error: Exception) -> StoreLost:
         # the client's own text may quote a URL, and so a password: the kind of error says enough
+        # over a socket file redis-py wraps the refusal into a lost connection
+        if isinstance(error, AuthenticationError) or isinstance(error.__context__, AuthenticationError):
+            return StoreLost(f"{self._where} refuses the user or the password")
         return StoreLost(f"{self._where} does not answer ({type(error).__name__})")
 
 

@@ -1,0 +1,85 @@
+"""The one connection of a process: order, loss, lateness."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from redis.asyncio import ConnectionPool
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError  # noqa: A004
+
+from ratelimit.errors import StoreLost
+from ratelimit.store import RedisStore
+from ratelimit.wire import Wire
+
+
+@pytest.fixture
+async def wire(valkey):
+    pool = ConnectionPool.from_url(valkey, protocol=2)
+
+    async def connect():
+        connection = pool.make_connection()
+        await connection.connect()
+        return connection
+
+    found = Wire(connect, 0.3)
+    yield found
+    await found.aclose()
+
+
+async def test_every_caller_gets_its_own_reply(wire):
+    replies = await asyncio.gather(*(wire.call("ECHO", str(number)) for number in range(500)))
+    assert replies == [str(number).encode() for number in range(500)]
+
+
+async def test_a_caller_that_leaves_does_not_disturb_those_behind_it(wire):
+    await wire.call("PING")
+    leaving = asyncio.create_task(wire.call("ECHO", "left"))
+    staying = asyncio.create_task(wire.call("ECHO", "stayed"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying == b"stayed"
+
+
+async def test_an_error_reaches_only_its_caller(wire):
+    good, bad = await asyncio.gather(wire.call("ECHO", "x"), wire.call("NOSUCH"), return_exceptions=True)
+    assert good == b"x"
+    assert isinstance(bad, ResponseError)
+
+
+async def test_a_connection_that_the_server_closed_is_made_anew(wire, valkey):
+    number = await wire.call("CLIENT", "ID")
+    other = RedisStore.from_url(valkey)
+    await other.execute("CLIENT", "KILL", "ID", number)
+    await other.aclose()
+    # whether the loss is noticed before or with the next call: at most that one fails
+    with suppress(ConnectionError):
+        await wire.call("PING")
+    assert await wire.call("CLIENT", "ID") != number
+
+
+async def test_a_reply_that_is_late_gives_the_connection_up(wire):
+    await wire.call("PING")
+    # blocks this connection alone
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.3 s"):
+        await wire.call("BLPOP", "nothing-is-ever-put-here", "5")
+    assert await wire.call("PING") == b"PONG"
+
+
+async def test_many_callers_of_a_server_that_is_not_there_are_all_told():
+    store = RedisStore.from_url("redis://127.0.0.1:9/0")
+    found = await asyncio.gather(*(store.ping() for _ in range(20)), return_exceptions=True)
+    assert {str(error) for error in found} == {"Redis at 127.0.0.1:9 does not answer (ConnectionError)"}
+    assert all(isinstance(error, StoreLost) for error in found)
+    await store.aclose()
+
+
+async def test_a_wrong_password_is_named_and_not_repeated(valkey, wire):
+    await wire.call("CONFIG", "SET", "requirepass", "right")
+    store = RedisStore.from_url(valkey.replace("unix://", "unix://:verysecret@"))
+    try:
+        with pytest.raises(StoreLost, match="refuses the user or the password") as raised:
+            await store.ping()
+    finally:
+        await wire.call("CONFIG", "SET", "requirepass", "")
+        await store.aclose()
+    assert "verysecret" not in str(raised.value)
