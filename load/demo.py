@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 import tomli_w
@@ -77,7 +77,6 @@ class Job:
     """Question by run id."""
     results: dict[str, RunResult] = field(default_factory=dict)
     began: float = field(default_factory=monotonic)
-    began_at: float = field(default_factory=time)
 
 
 def run(options: Options) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -271,8 +270,3 @@ class LocalFleet:
                 return log.read()
         except OSError:
             return ""
-
-
-def discard(folder: Path) -> None:
-    """Remove a temporary folder."""
-    shutil.rmtree(folder, ignore_errors=True)

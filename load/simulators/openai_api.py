@@ -194,7 +194,9 @@ def _chat_prompt(body: dict[str, Any], model: str, asked: int | None) -> Prompt:
         ]
         role = "system" if message["role"] == "developer" else message["role"]
         turns.append(
-            Turn(role=role, text=_said(message.get("content")), calls=calls, call_id=message.get("tool_call_id", ""))
+            Turn(
+                role=role, text=text.said(message.get("content")), calls=calls, call_id=message.get("tool_call_id", "")
+            )
         )
     if not turns:
         raise Invalid("Invalid 'messages': empty array.", "messages")
@@ -223,12 +225,6 @@ def _forced(choice: Any) -> str | None:
     if isinstance(choice, dict):
         return str(choice.get("function", choice).get("name"))
     return {"required": "*", "none": "-"}.get(choice) if isinstance(choice, str) else None
-
-
-def _said(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return content or ""
 
 
 def _arguments(value: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from hashlib import blake2b
 from time import time
 from typing import Any
 
+from load.simulators import text
 from load.simulators.serving import Invalid, pieces, server_event
 from load.simulators.thinking import Call, Prompt, Reply, Tool, Turn
 
@@ -50,16 +51,10 @@ def _turn(item: Any) -> Turn:
             call = Call(id=item.get("call_id", ""), name=item.get("name", ""), arguments=arguments)
             return Turn(role="assistant", calls=[call])
         case "function_call_output":
-            return Turn(role="tool", text=_text(item.get("output")), call_id=item.get("call_id", ""))
+            return Turn(role="tool", text=text.said(item.get("output")), call_id=item.get("call_id", ""))
         case _:
             role = item.get("role", "user")
-            return Turn(role="system" if role == "developer" else role, text=_text(item.get("content")))
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return content or ""
+            return Turn(role="system" if role == "developer" else role, text=text.said(item.get("content")))
 
 
 def response(body: dict[str, Any], model: str, reply: Reply, used: int) -> dict[str, Any]:

@@ -31,6 +31,13 @@ def size(value: Any) -> int:
     return len(value) if isinstance(value, str) else len(json.dumps(value, ensure_ascii=False))
 
 
+def said(content: Any) -> str:
+    """The text of a message's content, which OpenAI's APIs take as a string or as a list of parts."""
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    return content or ""
+
+
 def words(text: str) -> list[str]:
     """Lower-case words; dotted names stay whole."""
     return [word.lower() for word in _WORD.findall(text)]
