@@ -4,11 +4,16 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from ratelimit.places import Closed, Kind
+from ratelimit.windows import window_of, window_start
+
 GRACE_S = 0.5
 """A place may be picked up this late however small the burst is."""
 SLOWEST_PACE = 0.05
 EPSILON = 1e-9
 """Relative error of a clock that is compared with a due value."""
+FIRST_COOLDOWN_S, LONGEST_COOLDOWN_S = 2.0, 60.0
+"""Cooldowns that the provider gives no hint for: the first, doubled with each strike, and the longest."""
 
 
 def seconds_at_full_pace(dt: float, pace: float, recovery: float) -> float:
@@ -28,24 +33,93 @@ def seconds_until(full: float, pace: float, recovery: float) -> float:
     return ramp + (full - ramped)
 
 
-class Rated(Protocol):
-    """Anything that refills."""
+class Refilled(Protocol):
+    """Anything that gives back what was spent."""
 
     @property
     def rate(self) -> float:
         """Units per second at full pace."""
 
+    @property
+    def burst(self) -> float:
+        """Most units at once."""
+
+    @property
+    def until(self) -> float:
+        """Closed until then."""
+
+    @property
+    def kind(self) -> Kind:
+        """How it gives back."""
+
+    @property
+    def period(self) -> float:
+        """A window's length in seconds."""
+
+    @property
+    def anchor(self) -> float:
+        """Where windows begin."""
+
 
 def wait_for(
-    limits: Mapping[str, Rated], owed: Mapping[str, float], closed_for: float, pace: float, recovery: float
-) -> tuple[float, str]:
-    """Seconds until every limit has got what it is owed, and the limit that takes longest."""
-    longest, binding = 0.0, "cooldown"
-    for limit, bucket in limits.items():
-        full = owed.get(limit, 0.0) / bucket.rate
-        if full > longest:
-            longest, binding = full, limit
-    return closed_for + seconds_until(longest, pace, recovery), binding
+    limits: Mapping[str, Refilled],
+    owed: Mapping[str, float],
+    at: float,
+    cooldown_until: float,
+    pace: float,
+    recovery: float,
+) -> tuple[float, str | None]:
+    """Seconds until every limit has got what it is owed, and the limit that takes longest.
+
+    Args:
+        limits: of one scope, in their order.
+        owed: units by limit; limits that are not charged are missing.
+        at: the scope's instant.
+        cooldown_until: when its cooldown ends.
+        pace: in force.
+        recovery: pace regained per second.
+    """
+    longest, binding, slowest, last = 0.0, None, 0.0, None
+    opens = max(at, cooldown_until)
+    for name, limit in limits.items():
+        lacking = owed.get(name)
+        if lacking is None:
+            continue
+        wait = 0.0
+        if limit.kind is Kind.CONTINUOUS:
+            full, shut = lacking / limit.rate, limit.until - opens
+            if shut > 0:
+                full = full + seconds_at_full_pace(shut, pace, recovery)
+            if full > longest:
+                longest, binding = full, name
+        elif limit.kind is Kind.IN_FLIGHT:
+            wait = lacking / limit.rate
+        else:
+            wait = max(0.0, limit.until - at)
+            if lacking > 0:
+                window = window_of(limit, at) + math.ceil(lacking / limit.burst)
+                wait = max(wait, window_start(limit, window) - at)
+        if wait > slowest:
+            slowest, last = wait, name
+    wait = max(0.0, cooldown_until - at) + seconds_until(longest, pace, recovery)
+    if slowest > wait:
+        return slowest, last
+    return wait, binding
+
+
+def closed_by(closed: Closed) -> str:
+    """What stands for a limit where none makes the wait."""
+    return {Closed.NO: "cooldown", Closed.FROZEN: "frozen", Closed.BILLING: "billing"}[closed]
+
+
+def unit_of(limit: str) -> str:
+    """What a limit counts: `tokens_per_day` and `tokens_in_flight` count tokens, `in_flight` counts requests."""
+    if limit == "in_flight":
+        return "requests"
+    if limit.endswith("_in_flight"):
+        return limit.removesuffix("_in_flight")
+    head, found, period = limit.rpartition("_per_")
+    return head if found and head and period.isalpha() and period.islower() else limit
 
 
 def shortfall(due: float, clock: float) -> float:
@@ -67,4 +141,4 @@ def expired(limits: Iterable[tuple[float, float, float, float]]) -> bool:
     for clock, due, rate, burst in limits:
         late = min(late, (clock - due) / rate)
         tolerated = min(tolerated, burst / 2 / rate)
-    return late > max(tolerated, GRACE_S)
+    return late < math.inf and late > max(tolerated, GRACE_S)

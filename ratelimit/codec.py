@@ -1,30 +1,40 @@
-"""Values as the scripts take and give them: a scope's state as packed doubles, asks and answers around it."""
+"""Values as the scripts take and give them: scopes' states as packed doubles, asks and answers around them."""
 
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from functools import cache
+from itertools import starmap
 from typing import Any, NamedTuple
 
-from ratelimit.arithmetic import wait_for
+from ratelimit.arithmetic import unit_of
 from ratelimit.keys import place_key, scope_key
+from ratelimit.model import span
 from ratelimit.places import (
     Ask,
     Booking,
     Bookings,
+    Claim,
     ClockReading,
+    Closed,
     Counters,
     Dial,
+    Kind,
     LimitSnapshot,
     Origin,
     Outcome,
+    Part,
+    Readings,
     Snapshot,
 )
 from ratelimit.quota import Change, Quota
+from ratelimit.waits import wait_of
 
-HEAD, WIDTH = 13, 5
+HEAD, WIDTH = 17, 11
 """Numbers of a scope before its first limit, and of each limit; `lua/_scope.lua` says which."""
+
+_KINDS = tuple(Kind)
+_CLOSED = tuple(Closed)
 
 
 class Entry(NamedTuple):
@@ -39,16 +49,10 @@ def text(number: float) -> str:
     return format(number, ".17g")
 
 
-def asked(scope: str, asks: Sequence[Ask], known: tuple[str, ...]) -> tuple[list[str], list[str | bytes], list[Entry]]:
-    """The keys and arguments of `reserve`, and how to read its answer.
-
-    Args:
-        scope: whose places they are.
-        asks: in order.
-        known: the scope's limits by the last answer: a cost that names all of them, in their order, is read fastest.
-    """
-    keys = [scope_key(scope)]
-    args: list[str | bytes] = []
+def asked(scopes: Sequence[str], asks: Sequence[Ask]) -> tuple[list[str], list[str | bytes], list[Entry]]:
+    """The keys and arguments of `reserve`, and how to read its answer."""
+    keys = [scope_key(scope) for scope in scopes]
+    args: list[str | bytes] = [str(len(scopes))]
     entries = []
     place, end = 0, len(asks)
     while place < end:
@@ -59,11 +63,9 @@ def asked(scope: str, asks: Sequence[Ask], known: tuple[str, ...]) -> tuple[list
                 count += 1
         else:
             flags = "kh" if ask.hold else "k"
-            keys.append(place_key(scope, ask.key))
-        whole = len(ask.cost) == len(known) and all(name in known for name in ask.cost)
-        names = known if whole else tuple(ask.cost)
-        costs = [ask.cost[name] for name in names]
-        args += (flags, ask.asker, " ".join(names), _struct(2 + len(costs)).pack(ask.max_wait, count, *costs))
+            keys.append(place_key(scopes[0], ask.key))
+        cost = ask.cost
+        args += (flags, ask.asker, " ".join(cost), _struct(2 + len(cost)).pack(ask.max_wait, count, *cost.values()))
         entries.append(Entry(ask, count))
         place += count
     return keys, args, entries
@@ -75,28 +77,52 @@ def _alike(one: Ask, other: Ask) -> bool:
     return other.key is None and one.max_wait == other.max_wait and one.cost == other.cost
 
 
+def charged(claim: Claim) -> list[str]:
+    """Lease and costs of a place in each scope."""
+    args = []
+    for part in claim.parts:
+        args += [str(part.lease), str(len(part.cost))]
+        for name, units in part.cost.items():
+            args += [name, text(units)]
+    return args
+
+
+def pairs(units: Mapping[str, float]) -> list[str]:
+    """Names and numbers in turn."""
+    args = []
+    for name, value in units.items():
+        args += [name, text(value)]
+    return args
+
+
+def readings(states: Sequence[bytes]) -> Readings:
+    """The clocks of a chain."""
+    return tuple(reading(state) for state in states)
+
+
 def reading(state: bytes) -> ClockReading:
     """A scope's clock."""
     names, n = _state(state)
-    recovery, born, at, cooldown_until, pace, epoch = n[:6]
+    recovery, born, at, cooldown_until, pace, epoch, _, closed = n[:8]
     place = HEAD
     dials = {}
     for name in names:
-        dials[name] = Dial(n[place + 3], n[place], n[place + 1])
+        rate, burst, _, clock, _, until, kind, period, anchor, shadow, _ = n[place : place + WIDTH]
+        dials[name] = Dial(clock, rate, burst, until, _KINDS[int(kind)], period, anchor, shadow == 1)
         place += WIDTH
-    return ClockReading(at, max(0.0, cooldown_until - at), pace, int(epoch), born, recovery, dials)
+    return ClockReading(at, cooldown_until, pace, int(epoch), _CLOSED[int(closed)], born, recovery, dials)
 
 
-def bookings(reply: Sequence[Any], entries: Sequence[Entry]) -> Bookings:
+def bookings(scopes: Sequence[str], reply: Sequence[Any], entries: Sequence[Entry]) -> Bookings:
     """The answers of a batch, in the order of its asks."""
-    clock = reading(reply[0])
+    clocks = readings(reply[0])
     found: list[Booking] = []
     for entry, answer in zip(entries, reply[1:], strict=True):
         if answer[0] == b"alike":
-            _spread(entry, answer, clock, found)
+            found += _Spread(scopes, entry, answer, clocks).all()
         else:
             found += [_booking(answer)] * entry.times
-    return Bookings(clock, found)
+    return Bookings(clocks, found)
 
 
 def _booking(answer: Sequence[bytes]) -> Booking:
@@ -104,74 +130,157 @@ def _booking(answer: Sequence[bytes]) -> Booking:
     numbers = _numbers(answer[4])
     if len(numbers) == 1:
         return Booking(Outcome(outcome), Origin(origin), numbers[0], limit)
-    names = _names(answer[3])
-    wait, generation, epoch, booked_at, first_at = numbers[:5]
-    return Booking(
-        Outcome(outcome),
-        Origin(origin),
-        wait,
-        limit,
-        int(generation),
-        int(epoch),
-        booked_at,
-        first_at,
-        dict(zip(names, numbers[5::2], strict=True)),
-        dict(zip(names, numbers[6::2], strict=True)),
-    )
-
-
-def _spread(entry: Entry, answer: Sequence[bytes], clock: ClockReading, found: list[Booking]) -> None:
-    """The places of equal reservations, by the script's own arithmetic."""
-    many, denied_wait, *before = _numbers(answer[4])
-    taken = int(many)
-    asked = entry.ask.cost
-    cost = {name: units for name in clock.dials if (units := asked.get(name, 0.0)) > 0}
-    levels = {name: level for name, level in zip(clock.dials, before, strict=True) if name in cost}
-    clocks = {name: clock.dials[name].clock for name in cost}
-    at_once = Booking(
-        Outcome.TAKEN, Origin.BOOKED, clock.closed_for, "cooldown", 1, clock.epoch, clock.now, clock.now, cost, clocks
-    )
-    for _ in range(taken):
-        owed: dict[str, float] | None = None
-        for name, units in cost.items():
-            if units > levels[name]:
-                owed = owed or {}
-                owed[name] = units - levels[name]
-            levels[name] -= units
-        if owed is None:
-            # all that have not to wait are one and the same
-            found.append(at_once)
-            continue
-        wait, limit = wait_for(clock.dials, owed, clock.closed_for, clock.pace, clock.recovery)
-        due = {name: at + owed.get(name, 0.0) for name, at in clocks.items()}
-        found.append(
-            Booking(Outcome.TAKEN, Origin.BOOKED, wait, limit, 1, clock.epoch, clock.now, clock.now, cost, due)
+    wait, generation, booked_at, first_at = numbers[:4]
+    at, parts = 4, []
+    for names in map(_names, answer[3].split(b"\n")):
+        epoch, lease = numbers[at : at + 2]
+        end = at + 2 + 2 * len(names)
+        cost, due = numbers[at + 2 : end : 2], numbers[at + 3 : end : 2]
+        parts.append(
+            Part(int(epoch), int(lease), dict(zip(names, cost, strict=True)), dict(zip(names, due, strict=True)))
         )
-    if taken < entry.times:
-        denied = Booking(Outcome.DENIED, Origin.NONE, denied_wait, answer[2].decode())
-        found += [denied] * (entry.times - taken)
+        at = end
+    return Booking(Outcome(outcome), Origin(origin), wait, limit, int(generation), booked_at, first_at, tuple(parts))
+
+
+class _Spread:
+    """The places of equal reservations, by the script's own arithmetic."""
+
+    def __init__(self, scopes: Sequence[str], entry: Entry, answer: Sequence[bytes], clocks: Readings) -> None:
+        many, self._denied_wait, *before = _numbers(answer[4])
+        self._scopes = scopes
+        self._entry = entry
+        self._clocks = clocks
+        self._taken = int(many)
+        self._denial = answer[2].decode()
+        self._booked_at = max(clock.now for clock in clocks)
+        self._leases, self._levels, self._costs = [], [], []
+        at = 0
+        for clock in clocks:
+            end = at + 1 + len(clock.dials)
+            self._leases.append(int(before[at]))
+            self._levels.append(dict(zip(clock.dials, before[at + 1 : end], strict=True)))
+            self._costs.append(_cost(clock, entry.ask.cost))
+            at = end
+        flying = any(
+            dial.kind is Kind.IN_FLIGHT and name in cost
+            for clock, cost in zip(clocks, self._costs, strict=True)
+            for name, dial in clock.dials.items()
+        )
+        # where all limits are plain and open, all that have not to wait are one and the same
+        self._plain = not flying and not any(d.shadow or d.until > c.now for c in clocks for d in c.dials.values())
+
+    def all(self) -> list[Booking]:
+        """In order; the first denial denies all behind it."""
+        found: list[Booking] = []
+        at_once = self._at_once() if self._plain else None
+        for _ in range(self._taken):
+            owed = self._owed()
+            if at_once is not None and not any(map(any, (lacking.values() for lacking in owed))):
+                self._pay(self._costs)
+                found.append(at_once)
+                continue
+            found.append(self._booking(owed))
+        if self._taken < self._entry.times:
+            denied = Booking(Outcome.DENIED, Origin.NONE, self._denied_wait, self._denial)
+            found += [denied] * (self._entry.times - self._taken)
+        return found
+
+    def _owed(self) -> list[dict[str, float]]:
+        return [
+            {
+                name: units - levels[name] if units > levels[name] else 0.0
+                for name, units in cost.items()
+                if not clock.dials[name].shadow
+            }
+            for clock, cost, levels in zip(self._clocks, self._costs, self._levels, strict=True)
+        ]
+
+    def _pay(self, costs: Sequence[Mapping[str, float]]) -> None:
+        for cost, levels in zip(costs, self._levels, strict=True):
+            for name, units in cost.items():
+                levels[name] -= units
+
+    def _at_once(self) -> Booking:
+        wait, limit = wait_of(self._scopes, self._clocks, [dict.fromkeys(cost, 0.0) for cost in self._costs])
+        parts = tuple(
+            Part(clock.epoch, 0, cost, {name: clock.dials[name].clock for name in cost})
+            for clock, cost in zip(self._clocks, self._costs, strict=True)
+        )
+        return Booking(Outcome.TAKEN, Origin.BOOKED, wait, limit, 1, self._booked_at, self._booked_at, parts)
+
+    def _booking(self, owed: list[dict[str, float]]) -> Booking:
+        wait, limit = wait_of(self._scopes, self._clocks, owed)
+        parts = tuple(starmap(self._part, enumerate(owed)))
+        self._pay([part.cost for part in parts])
+        return Booking(Outcome.TAKEN, Origin.BOOKED, wait, limit, 1, self._booked_at, self._booked_at, parts)
+
+    def _part(self, i: int, owed: Mapping[str, float]) -> Part:
+        dials, levels = self._clocks[i].dials, self._levels[i]
+        cost = {
+            name: units for name, units in self._costs[i].items() if not (dials[name].shadow and units > levels[name])
+        }
+        lease = 0
+        if any(dials[name].kind is Kind.IN_FLIGHT for name in cost):
+            self._leases[i] += 1
+            lease = self._leases[i]
+        due = {name: dials[name].clock + owed.get(name, 0.0) for name in cost}
+        return Part(self._clocks[i].epoch, lease, cost, due)
+
+
+def _cost(clock: ClockReading, given: Mapping[str, float]) -> dict[str, float]:
+    cost = {}
+    for name in clock.dials:
+        units = given.get(name)
+        if units is None:
+            units = given.get(unit_of(name), 0.0)
+        if units > 0:
+            cost[name] = units
+    return cost
 
 
 def snapshot(scope: str, state: bytes) -> Snapshot:
     """A scope, as it stands."""
     names, n = _state(state)
-    _, _, at, cooldown_until, pace, epoch, strikes = n[:7]
-    calls, grants, denials, rebooked, rejections = (int(count) for count in n[7:12])
-    limits: Mapping[str, LimitSnapshot] = {
-        name: LimitSnapshot(rate=n[at], burst=n[at + 1], level=n[at + 2], clock=n[at + 3], tail=n[at + 4])
-        for name, at in zip(names, range(HEAD, len(n), WIDTH), strict=True)
-    }
+    _, _, at, cooldown_until, pace, epoch, strikes, closed = n[:8]
+    calls, grants, denials, rebooked, rejections = (int(count) for count in n[8:13])
+    version, ends = n[13:15]
+    limits = {}
+    for name, place in zip(names, range(HEAD, len(n), WIDTH), strict=True):
+        rate, burst, level, clock, tail, until, kind, _, _, shadow, shadowed = n[place : place + WIDTH]
+        limits[name] = LimitSnapshot(
+            rate=rate,
+            burst=burst,
+            level=level,
+            clock=clock,
+            tail=tail,
+            kind=_KINDS[int(kind)],
+            closed_for=span(until - at),
+            shadow=shadow == 1,
+            shadowed=int(shadowed),
+        )
     return Snapshot(
         scope=scope,
         configured=True,
         limits=limits,
         pace=pace,
-        closed_for=timedelta(seconds=max(0.0, cooldown_until - at)),
+        closed_for=span(cooldown_until - at),
+        closed=_CLOSED[int(closed)],
         epoch=int(epoch),
         strikes=int(strikes),
-        version=int(n[12]),
+        version=int(version),
+        ends_in=span(ends - at) if ends else None,
         counters=Counters(calls=calls, grants=grants, denials=denials, rebooked=rebooked, rejections=rejections),
     )
+
+
+def spec(quota: Quota) -> bytes:
+    """A quota as the scripts take it (`lua/_quota.lua`)."""
+    given = quota.spec()
+    numbers = [given.recovery, float(given.passing)]
+    for rate, burst, kind, period, anchor, shadow in given.limits.values():
+        numbers += [rate, burst, float(kind), period, anchor, float(shadow)]
+    return " ".join(given.limits).encode() + b"\0" + _struct(len(numbers)).pack(*numbers)
 
 
 def _state(state: bytes) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -193,9 +302,9 @@ def _numbers(packed: bytes) -> tuple[float, ...]:
     return _struct(len(packed) // 8).unpack(packed)
 
 
-def note(by: str, reason: str) -> str:
+def note(by: str, reason: str, action: str = "set", for_s: float | None = None) -> str:
     """Who changed a quota and why: one line."""
-    return json.dumps({"by": by, "reason": reason})
+    return json.dumps({"by": by, "reason": reason, "action": action, "for_s": for_s})
 
 
 def change(scope: str, entry: bytes) -> Change:

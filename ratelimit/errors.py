@@ -14,6 +14,9 @@ RateLimitError
 
 from datetime import timedelta
 
+NEVER = timedelta(seconds=3e9)
+"""About a century: the wait for what is closed until somebody opens it."""
+
 
 class RateLimitError(Exception):
     """Root of the room's errors."""
@@ -26,9 +29,13 @@ class Denied(RateLimitError):
         """Args:
         retry_after: waiting this long suffices, unless the scope is closed or slowed meanwhile.
         scope: the scope that was asked for.
-        limit: the limit that makes the wait this long; `cooldown` if only a cooldown does.
+        limit: the limit that makes the wait this long, with its scope if that is one around the scope
+            (`tokens@openai/org`); `cooldown` if only a cooldown does, `frozen` or `billing` if the scope is closed.
         """
-        super().__init__(f"{scope} {limit}: come back in {retry_after.total_seconds():.3f} s")
+        told = (
+            f"come back in {retry_after.total_seconds():.3f} s" if retry_after < NEVER else "closed until it is opened"
+        )
+        super().__init__(f"{scope} {limit}: {told}")
         self.retry_after = retry_after
         self.scope = scope
         self.limit = limit

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ratelimit.places import Closed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -55,6 +57,20 @@ class Cooled(Event):
     for_s: float
     cut: bool
     """The pace was cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shut(Event):
+    """The scope was closed until somebody opens it, or opened."""
+
+    cause: Closed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadowed(Event):
+    """A shadow limit would have refused the call."""
+
+    limit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,25 @@
 """The limiter: what callers use."""
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from ratelimit import events
+from ratelimit.arithmetic import unit_of
 from ratelimit.clock import Clock, MonotonicClock
-from ratelimit.errors import BadCost, Denied, QuotaChanged, StoreLost, UnknownLimit, UnknownScope
+from ratelimit.desk import Desk
+from ratelimit.errors import BadCost, CostTooLarge, Denied, StoreLost, UnknownLimit
+from ratelimit.leases import Leases
 from ratelimit.line import Gone, Late, Line, Ready
-from ratelimit.permits import Permits, ask_for, permit_of, upwards
+from ratelimit.permits import Permits, ask_for, claim_of, permit_of, upwards
 from ratelimit.places import (
     Ask,
     Booking,
     ClockReading,
+    Closed,
     Counters,
     Denial,
     LimitSnapshot,
@@ -22,13 +27,15 @@ from ratelimit.places import (
     Outcome,
     Permit,
     Place,
+    Rejection,
     Snapshot,
 )
-from ratelimit.quota import Change, Cost, Quota, check_cost
+from ratelimit.quota import Cost, Quota, check_cost
 from ratelimit.store import Store
 
 __all__ = [
     "ClockReading",
+    "Closed",
     "Counters",
     "Denial",
     "LimitSnapshot",
@@ -39,7 +46,10 @@ __all__ = [
 ]
 
 
-class Limiter:
+Holder = TypeVar("Holder", Place, Permit)
+
+
+class Limiter(Desk):
     """Grants permits for scopes shared by every process that uses the same store.
 
     A permit is granted only if *every* limit of the quota can pay for it; a denial spends nothing. Safe to share
@@ -60,13 +70,14 @@ class Limiter:
         quotas: by scope.
         observer: told of everything that happens; must not block or raise.
         clock: local time, for tests.
+
+        Raises:
+            BadQuota: the quotas contradict each other.
         """
-        self._store = store
-        self._quotas = dict(quotas)
-        self._observer = observer
+        super().__init__(store, quotas, observer)
         self._clock = clock or MonotonicClock()
-        self._lines: dict[str, Line] = {}
         self._permits = Permits()
+        self._leases = Leases(store, self._clock)
         self._returns: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -82,6 +93,7 @@ class Limiter:
         lines, self._lines = self._lines, {}
         for line in lines.values():
             await line.aclose()
+        await self._leases.aclose()
         await asyncio.gather(*self._returns, return_exceptions=True)
 
     async def reserve(
@@ -114,7 +126,7 @@ class Limiter:
         ask = ask_for(cost, max_wait, key, asker, hold=hold)
         booking = await self._book(scope, ask)
         if booking.outcome is Outcome.TAKEN:
-            return self._permits.place(scope, booking, ask)
+            return self._held(self._permits.place(scope, booking, ask))
         return Denial(
             scope=scope,
             limit=booking.limit,
@@ -156,11 +168,11 @@ class Limiter:
             if booking.wait == 0 and booking.origin is Origin.BOOKED and first_at is None:
                 # due at once, by the very answer that has just come
                 self._tell_granted(scope, 0.0)
-                return self._permits.at_once(scope, booking, ask)
+                return self._held(self._permits.at_once(scope, booking, ask))
             if deadline is None:
                 deadline = self._clock.time() + ask.max_wait
             first_at = booking.first_at if first_at is None else min(first_at, booking.first_at)
-            place = self._permits.place(scope, booking, ask)
+            place = self._held(self._permits.place(scope, booking, ask))
             try:
                 verdict = await line.wait(booking, deadline)
             except asyncio.CancelledError:
@@ -170,9 +182,9 @@ class Limiter:
                 case Ready(now=now):
                     waited = max(0.0, now - first_at)
                     self._tell_granted(scope, waited)
-                    return permit_of(place, waited)
+                    return self._held(permit_of(place, waited))
                 case Late(wait=wait, limit=limit) if not (hold and key is not None):
-                    await self._cancel(place)
+                    await self._end(place)
                     self._tell(events.Denied(scope=scope, limit=limit, retry_after_s=wait, held=False))
                     raise Denied(upwards(wait), scope, limit)
                 case Late() | Gone():
@@ -195,19 +207,31 @@ class Limiter:
             BadCost: a cost is negative or not a number.
             StoreLost: the store does not answer; the estimate stands.
         """
-        outcome, reading = await self._store.settle(
-            permit.scope,
-            permit=permit.id,
-            key=permit.key,
-            generation=permit.generation,
-            booked_at=permit.booked_at,
-            cost=permit.cost,
+        self._leases.drop(permit)
+        line, heard = self._line(permit.scope), self._chains.counted(permit.scope)
+        outcome, readings = await self._store.settle(
+            line.scopes,
+            claim_of(permit),
             actual=check_cost(actual),
-            observed=self._aged(permit.scope, check_cost(observed or {}), age),
+            observed=self._aged(line, heard, check_cost(observed or {}), age),
+            heard=heard,
         )
-        self._line(permit.scope).refresh(reading)
+        line.refresh(readings)
         if outcome == "done":
             self._tell(events.Settled(scope=permit.scope))
+
+    async def cancel(self, permit: Permit | Place) -> None:
+        """Give a place back that was not used. Cancelling again changes nothing.
+
+        Raises:
+            StoreLost: the store does not answer; the cost stays charged.
+        """
+        self._leases.drop(permit)
+        line = self._line(permit.scope)
+        outcome, readings = await self._store.cancel(line.scopes, claim_of(permit))
+        line.refresh(readings)
+        if outcome == "done":
+            self._tell(events.Cancelled(scope=permit.scope))
 
     async def observe(self, scope: str, remaining: Cost) -> bool:
         """Take note of what a provider's headers say is left: a count below ours lowers ours, never raises it.
@@ -227,39 +251,55 @@ class Limiter:
         left = check_cost(remaining)
         lowered, reading = await self._store.observe(scope, remaining=left)
         if reading is None:
-            await self._seed(scope)
+            await self._seed([scope])
             lowered, reading = await self._store.observe(scope, remaining=left)
-        self._line(scope).refresh(reading)
+        self._heard(scope, reading)
         if lowered:
             self._tell(events.Lowered(scope=scope))
         return lowered
 
     async def cool_down(
-        self, scope: str, *, retry_after: timedelta, permit: Permit | Place | None = None, cut: bool = True
+        self,
+        scope: str,
+        *,
+        retry_after: timedelta | None = None,
+        permit: Permit | Place | None = None,
+        cut: bool = True,
+        limit: str | None = None,
     ) -> None:
         """Close the scope for the whole fleet because the provider said so. A cooldown is never shortened.
 
         Args:
-            scope: what the provider counts by.
-            retry_after: for how long, from now.
-            permit: of the call that was rejected: many 429s of one burst cut the pace once.
+            scope: what the provider counts by. For a tenant's scope the one around it that the provider counts by.
+            retry_after: for how long, from now. None: nobody said; then the cooldown doubles with each rejection.
+            permit: of the call that was rejected: many 429s of one burst cut the pace once, and one of a call whose
+                place has been booked anew changes nothing.
             cut: also halve the pace, to recover with time.
+            limit: only this limit is exhausted; calls that do not spend from it go on.
 
         Raises:
             BadCost: `retry_after` is negative.
             UnknownScope: nobody configured the scope.
             StoreLost: the store does not answer.
         """
-        for_s = retry_after.total_seconds()
-        if for_s < 0:
+        for_s = None if retry_after is None else retry_after.total_seconds()
+        if for_s is not None and for_s < 0:
             raise BadCost(f"retry_after is {for_s:g} s: must be 0 or more")
-        epoch = None if permit is None else permit.epoch
-        done, reading = await self._store.cool_down(scope, for_s=for_s, epoch=epoch, cut=cut)
+        rejection = Rejection(for_s, cut=cut, limit=limit, jitter=random.random())
+        scope = self._chains.of(scope)[self._chains.counted(scope)]
+        if permit is not None:
+            chain = self._chains.of(permit.scope)
+            if scope in chain:
+                rejection.epoch = permit.parts[chain.index(scope)].epoch
+            rejection.key = None if permit.key is None else (permit.scope, permit.key)
+            rejection.generation = permit.generation
+        done, closed_s, reading = await self._store.cool_down(scope, rejection)
         if reading is None:
-            await self._seed(scope)
-            done, reading = await self._store.cool_down(scope, for_s=for_s, epoch=None, cut=cut)
-        self._line(scope).refresh(reading)
-        self._tell(events.Cooled(scope=scope, for_s=for_s, cut=done))
+            await self._seed([scope])
+            rejection.epoch = None
+            done, closed_s, reading = await self._store.cool_down(scope, rejection)
+        self._heard(scope, reading)
+        self._tell(events.Cooled(scope=scope, for_s=closed_s, cut=done))
 
     async def clock(self, scope: str) -> ClockReading:
         """Read a scope's clock.
@@ -268,68 +308,15 @@ class Limiter:
             UnknownScope: nobody configured the scope.
             StoreLost: the store does not answer.
         """
-        reading = await self._store.clock(scope)
-        if reading is None:
-            await self._seed(scope)
-            reading = await self._store.clock(scope)
-        if reading is None:
+        line = self._line(scope)
+        readings = await self._store.clock(line.scopes)
+        if readings is None:
+            await self._seed(line.scopes)
+            readings = await self._store.clock(line.scopes)
+        if readings is None:
             raise StoreLost(f"{scope}: the store forgets its configuration")
-        self._line(scope).refresh(reading)
-        return reading
-
-    async def inspect(self, scope: str) -> Snapshot:
-        """Look at a scope without touching it.
-
-        Raises:
-            StoreLost: the store does not answer.
-        """
-        return await self._store.inspect(scope)
-
-    async def configure(
-        self, quota: Quota, *, full: bool = False, expect: int | None = None, by: str = "", reason: str = ""
-    ) -> None:
-        """Set a scope's quota for every process; levels stay as they are. The change is kept in `changes`.
-
-        Args:
-            quota: takes effect with the very next call of any process.
-            full: limits that are new start with a full burst instead of cold. Only where nothing was spent yet.
-            expect: the version that must be in force, as `inspect` tells it; None: any.
-            by: who changes it.
-            reason: why.
-
-        Raises:
-            QuotaChanged: another version than `expect` is in force; nothing was set.
-            StoreLost: the store does not answer.
-        """
-        if not await self._store.configure(quota, full=full, seed=False, expect=expect, by=by, reason=reason):
-            version = (await self._store.inspect(quota.scope)).version
-            raise QuotaChanged(f"{quota.scope}: version {version} is in force, not {expect}: look again, then decide")
-        self._quotas[quota.scope] = quota
-
-    async def seed(self, quota: Quota, *, by: str = "") -> bool:
-        """Set a scope's quota unless it has one. Answers whether it was set.
-
-        Raises:
-            StoreLost: the store does not answer.
-        """
-        self._quotas.setdefault(quota.scope, quota)
-        return await self._store.configure(quota, full=False, seed=True, by=by)
-
-    async def quota(self, scope: str) -> Quota | None:
-        """The quota in force; None if the store knows none.
-
-        Raises:
-            StoreLost: the store does not answer.
-        """
-        return await self._store.quota(scope)
-
-    async def changes(self, scope: str, limit: int = 20) -> list[Change]:
-        """Who set the scope's quota to what and why, newest first.
-
-        Raises:
-            StoreLost: the store does not answer.
-        """
-        return await self._store.changes(scope, limit)
+        line.refresh(readings)
+        return readings[0]
 
     async def _book(self, scope: str, ask: Ask) -> Booking:
         line = self._line(scope)
@@ -343,15 +330,25 @@ class Limiter:
             return booking
         match booking.outcome:
             case Outcome.UNKNOWN:
-                raise UnknownLimit(f"{scope}: the quota has no limit {booking.limit!r}")
+                raise UnknownLimit(f"{scope}: no limit of the quota counts {booking.limit!r}")
+            case Outcome.TOO_LARGE:
+                raise CostTooLarge(f"{scope}: {self._too_large(scope, booking.limit)}")
             case Outcome.TAKEN:
                 if booking.origin in (Origin.BOOKED, Origin.REBOOKED):
                     rebooked = booking.origin is Origin.REBOOKED
                     self._tell(events.Booked(scope=scope, wait_s=booking.wait, rebooked=rebooked))
+                    self._tell_shadowed(line, booking, ask)
             case Outcome.HELD | Outcome.DENIED:
                 held = booking.outcome is Outcome.HELD
                 self._tell(events.Denied(scope=scope, limit=booking.limit, retry_after_s=booking.wait, held=held))
         return booking
+
+    def _too_large(self, scope: str, limit: str) -> str:
+        name, _, outer = limit.partition("@")
+        line = self._line(scope)
+        dial = line.dials(line.scopes.index(outer) if outer else 0).get(name)
+        most = "" if dial is None else f": at most {dial.burst:g} at once"
+        return f"{limit} can never grant so much{most}"
 
     def _line(self, scope: str) -> Line:
         line = self._lines.get(scope)
@@ -360,49 +357,42 @@ class Limiter:
             def give_back(booking: Booking, ask: Ask) -> None:
                 self._give_back(self._permits.place(scope, booking, ask))
 
-            line = Line(scope, self._store, self._clock, lambda: self._seed(scope), give_back)
+            chain = self._chains.of(scope)
+            line = Line(chain, self._store, self._clock, lambda: self._seed(chain), give_back)
             self._lines[scope] = line
         return line
 
-    async def _seed(self, scope: str) -> None:
-        quota = self._quotas.get(scope)
-        if quota is None:
-            raise UnknownScope(f"{scope}: no quota is configured")
-        await self._store.configure(quota, full=False, seed=True)
+    def _held(self, holder: Holder) -> Holder:
+        if any(part.lease for part in holder.parts):
+            line = self._line(holder.scope)
+            self._leases.track(holder, line.scopes, line.lease_s())
+        return holder
 
-    def _aged(self, scope: str, observed: dict[str, float], age: timedelta) -> dict[str, float]:
-        dials = self._line(scope).dials()
+    @staticmethod
+    def _aged(line: Line, heard: int, observed: dict[str, float], age: timedelta) -> dict[str, float]:
+        dials = line.dials(heard)
         seconds = max(0.0, age.total_seconds())
         return {name: left + dials[name].rate * seconds for name, left in observed.items() if name in dials}
 
     def _give_back(self, place: Place) -> "asyncio.Task[None]":
-        task = asyncio.create_task(self._cancel(place))
+        task = asyncio.create_task(self._end(place))
         self._returns.add(task)
         task.add_done_callback(self._returns.discard)
         return task
 
-    async def _cancel(self, place: Place) -> None:
+    async def _end(self, place: Place) -> None:
         try:
-            outcome, reading = await self._store.cancel(
-                place.scope,
-                permit=place.id,
-                key=place.key,
-                generation=place.generation,
-                booked_at=place.booked_at,
-                cost=place.cost,
-            )
+            await self.cancel(place)
         except StoreLost:
             return  # the cost stays charged, which is safe
-        if outcome == "done":
-            self._tell(events.Cancelled(scope=place.scope))
-        line = self._lines.get(place.scope)
-        if line is not None:
-            line.refresh(reading)
+
+    def _tell_shadowed(self, line: Line, booking: Booking, ask: Ask) -> None:
+        for i, part in enumerate(booking.parts):
+            for name, dial in line.dials(i).items():
+                units = ask.cost.get(name, ask.cost.get(unit_of(name), 0.0))
+                if dial.shadow and units > 0 and name not in part.cost:
+                    self._tell(events.Shadowed(scope=line.scopes[i], limit=name))
 
     def _tell_granted(self, scope: str, waited: float) -> None:
         if self._observer is not None:
             self._observer(events.Granted(scope=scope, waited_s=waited))
-
-    def _tell(self, event: events.Event) -> None:
-        if self._observer is not None:
-            self._observer(event)

@@ -4,16 +4,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from ratelimit import arithmetic
 from ratelimit.clock import Clock
 from ratelimit.errors import StoreLost
-from ratelimit.places import Ask, Booking, Bookings, ClockReading, Dial, Outcome
+from ratelimit.places import Ask, Booking, Bookings, ClockReading, Dial, Kind, Outcome, Readings
 from ratelimit.store import Store, reserve
+from ratelimit.waits import expected, expired
 
 TICK_S = 0.25
 """While anyone waits, the clock is read at least this often."""
 SHORTEST_S = 0.002
 """And at most this often."""
+HELD_BACK_S = 0.05
+"""Where the clock is read so soon anyway, asks wait for it and travel along: one call instead of two."""
 WATCHED_S = 1.0
 """A place whose clock was read this lately has not been forgotten, however far a refund has moved the clock."""
 BATCH = 1000
@@ -56,26 +58,27 @@ class Line:
 
     def __init__(
         self,
-        scope: str,
+        scopes: tuple[str, ...],
         store: Store,
         clock: Clock,
         seed: Callable[[], Awaitable[None]],
         give_back: Callable[[Booking, Ask], None],
     ) -> None:
         """Args:
-        scope: whose line it is.
+        scopes: whose line it is: a chain, innermost first.
         store: where the places are booked.
         clock: local time.
-        seed: configures the scope in a store that does not know it.
+        seed: configures the scopes in a store that does not know them.
         give_back: takes a place whose asker was cancelled before the answer came.
         """
-        self._scope = scope
+        self.scopes = scopes
         self._store = store
         self._clock = clock
         self._seed = seed
         self._give_back = give_back
-        self._reading: ClockReading | None = None
+        self._readings: Readings | None = None
         self._read_at = 0.0
+        self._soonest = TICK_S
         self._asks: list[tuple[Ask, asyncio.Future[Booking]]] = []
         self._flight: list[tuple[Ask, asyncio.Future[Booking]]] | None = None
         self._last_size = 0
@@ -94,7 +97,7 @@ class Line:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Booking] = loop.create_future()
         self._asks.append((ask, answer))
-        if self._flight is None and not self._leaving:
+        if self._flight is None and not self._leaving and not self._looks_soon():
             if self._last_size > 1:
                 # where many ask they ask in the same turn of the loop: they travel together
                 self._leaving = True
@@ -113,8 +116,8 @@ class Line:
     async def wait(self, booking: Booking, deadline: float) -> Verdict:
         """Wait for an answer of the store by which the place may start, or never will in time."""
         waiter = _Waiter(booking, deadline, asyncio.get_running_loop().create_future())
-        if self._reading is not None:
-            self._judge(waiter, self._reading, watched=True)
+        if self._readings is not None:
+            self._judge(waiter, self._readings, watched=True)
         if not waiter.verdict.done():
             self._waiters.append(waiter)
             self._woken.set()
@@ -127,22 +130,42 @@ class Line:
                 self._waiters.remove(waiter)
                 self._woken.set()
 
-    def dials(self) -> Mapping[str, Dial]:
-        """The limits' clocks by the last answer; empty before the first."""
-        return self._reading.dials if self._reading is not None else {}
+    def dials(self, i: int = 0) -> Mapping[str, Dial]:
+        """The clocks of one scope's limits by the last answer; empty before the first."""
+        return self._readings[i].dials if self._readings is not None else {}
 
-    def refresh(self, reading: ClockReading | None) -> None:
-        """Take the clock of any answer, and call up those who are due."""
-        if reading is None:
+    def lease_s(self) -> float:
+        """How long what is in flight is held without renewal, by the last answer."""
+        periods = [
+            dial.period
+            for reading in self._readings or ()
+            for dial in reading.dials.values()
+            if dial.kind is Kind.IN_FLIGHT
+        ]
+        return min(periods, default=TICK_S)
+
+    def hear(self, scope: str, reading: ClockReading | None) -> None:
+        """Take the clock of an answer about one scope of the chain."""
+        if reading is not None and self._readings is not None and scope in self.scopes:
+            i = self.scopes.index(scope)
+            self.refresh((*self._readings[:i], reading, *self._readings[i + 1 :]))
+
+    def refresh(self, readings: Readings | None) -> None:
+        """Take the clocks of any answer, and call up those who are due."""
+        if readings is None:
             return
-        last = self._reading
-        if last is not None and last.born == reading.born and reading.now < last.now:
-            return  # answers of two connections may overtake each other
-        watched = last is not None and last.born == reading.born and reading.now - last.now < WATCHED_S
-        self._reading = reading
+        last = self._readings
+        watched = False
+        if last is not None:
+            same = all(old.born == new.born for old, new in zip(last, readings, strict=True))
+            if same and any(new.now < old.now for old, new in zip(last, readings, strict=True)):
+                return  # answers of two connections may overtake each other
+            watched = same and readings[0].now - last[0].now < WATCHED_S
+        self._readings = readings
         self._read_at = self._clock.time()
+        self._soonest = TICK_S
         for waiter in self._waiters:
-            self._judge(waiter, reading, watched)
+            self._judge(waiter, readings, watched)
         self._waiters = [w for w in self._waiters if not w.verdict.done()]
         self._woken.set()
 
@@ -153,7 +176,7 @@ class Line:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        closed = StoreLost(f"{self._scope}: the limiter is closed")
+        closed = StoreLost(f"{self.scopes[0]}: the limiter is closed")
         for _, answer in (self._flight or []) + self._asks:
             if not answer.done():
                 answer.set_exception(closed)
@@ -161,17 +184,26 @@ class Line:
             if not waiter.verdict.done():
                 waiter.verdict.set_exception(closed)
 
-    def _judge(self, waiter: _Waiter, reading: ClockReading, watched: bool) -> None:
+    def _judge(self, waiter: _Waiter, readings: Readings, watched: bool) -> None:
         if waiter.verdict.done():
             return
-        if waiter.booking.booked_at < reading.born or (not watched and _expired(waiter.booking, reading)):
+        booking = waiter.booking
+        lost = any(booking.booked_at < reading.born for reading in readings)
+        if lost or (not watched and expired(booking, readings)):
             waiter.verdict.set_result(Gone())
             return
-        wait, limit = expected(waiter.booking, reading)
+        wait, limit = expected(self.scopes, booking, readings)
         if wait <= 0:
-            waiter.verdict.set_result(Ready(reading.now))
-        elif self._clock.time() + wait > waiter.deadline + TICK_S:
+            waiter.verdict.set_result(Ready(readings[0].now))
+            return
+        self._soonest = min(self._soonest, wait)
+        # when a call in flight ends is a guess: it makes nobody late
+        firm, _ = expected(self.scopes, booking, readings, flights=False)
+        if self._clock.time() + firm > waiter.deadline + TICK_S:
             waiter.verdict.set_result(Late(wait, limit))
+
+    def _looks_soon(self) -> bool:
+        return bool(self._waiters) and self._next_look() - self._clock.time() < HELD_BACK_S
 
     def _depart(self) -> None:
         self._leaving = True
@@ -182,7 +214,7 @@ class Line:
             if batch:
                 self._flight = batch
                 self._last_size = len(batch)
-                self._store.book(self._scope, [ask for ask, _ in batch], self._landed)
+                self._store.book(self.scopes, [ask for ask, _ in batch], self._landed)
         self._leaving = False
 
     def _landed(self, found: Bookings | StoreLost | None) -> None:
@@ -193,19 +225,20 @@ class Line:
             self._seeding = asyncio.create_task(self._seed_and_book(batch))
             return
         self._deliver(batch, found)
-        if self._asks and not self._leaving:
+        self._woken.set()
+        if self._asks and not self._leaving and not self._looks_soon():
             self._depart()
 
     def _deliver(self, batch: list[tuple[Ask, asyncio.Future[Booking]]], found: Bookings | StoreLost | None) -> None:
         if isinstance(found, Bookings):
-            self.refresh(found.reading)
+            self.refresh(found.readings)
             for (ask, answer), booking in zip(batch, found.bookings, strict=True):
                 if not answer.done():
                     answer.set_result(booking)
                 else:
                     self._drop(booking, ask)
             return
-        fault = found or StoreLost(f"{self._scope}: the store forgets its configuration")
+        fault = found or StoreLost(f"{self.scopes[0]}: the store forgets its configuration")
         for _, answer in batch:
             if not answer.done():
                 answer.set_exception(fault)
@@ -213,7 +246,7 @@ class Line:
     async def _seed_and_book(self, batch: list[tuple[Ask, asyncio.Future[Booking]]]) -> None:
         try:
             await self._seed()
-            found = await reserve(self._store, self._scope, [ask for ask, _ in batch])
+            found = await reserve(self._store, self.scopes, [ask for ask, _ in batch])
             self._deliver(batch, found)
         except Exception as error:  # noqa: BLE001 - every asker is told
             for _, answer in batch:
@@ -232,9 +265,14 @@ class Line:
         try:
             while self._waiters:
                 pause = self._next_look() - self._clock.time()
+                if self._flight is not None:
+                    # its answer brings the clock
+                    pause = max(pause, TICK_S)
                 if pause > 0:
                     self._woken.clear()
                     await self._clock.wait(self._woken, pause)
+                elif self._asks:
+                    self._depart()
                 else:
                     await self._look()
         except Exception as error:  # noqa: BLE001 - nobody may be left waiting for a watcher that is gone
@@ -244,20 +282,18 @@ class Line:
             self._waiters = []
         finally:
             self._watcher = None
+            if self._asks and self._flight is None and not self._leaving:
+                self._depart()
 
     def _next_look(self) -> float:
-        reading = self._reading
-        if reading is None:
-            return self._read_at
-        soonest = min(expected(waiter.booking, reading)[0] for waiter in self._waiters)
-        return self._read_at + min(TICK_S, max(SHORTEST_S, soonest))
+        return self._read_at + max(SHORTEST_S, self._soonest)
 
     async def _look(self) -> None:
         try:
-            reading = await self._store.clock(self._scope)
-            if reading is None:
+            readings = await self._store.clock(self.scopes)
+            if readings is None:
                 await self._seed()
-                reading = await self._store.clock(self._scope)
+                readings = await self._store.clock(self.scopes)
         except StoreLost as lost:
             # places outlive a short outage; those whose time is up are told
             now = self._clock.time()
@@ -267,21 +303,4 @@ class Line:
             self._waiters = [w for w in self._waiters if not w.verdict.done()]
             await self._clock.wait(asyncio.Event(), TICK_S)
             return
-        self.refresh(reading)
-
-
-def expected(booking: Booking, reading: ClockReading) -> tuple[float, str]:
-    """Seconds until the place is due by this reading, and the limit that makes it so."""
-    longest, binding = 0.0, "cooldown"
-    for limit, due in booking.due.items():
-        dial = reading.dials.get(limit)
-        if dial is not None:
-            full = arithmetic.shortfall(due, dial.clock) / dial.rate
-            if full > longest:
-                longest, binding = full, limit
-    return reading.closed_for + arithmetic.seconds_until(longest, reading.pace, reading.recovery), binding
-
-
-def _expired(booking: Booking, reading: ClockReading) -> bool:
-    charged = ((reading.dials[limit], due) for limit, due in booking.due.items() if limit in reading.dials)
-    return arithmetic.expired((dial.clock, due, dial.rate, dial.burst) for dial, due in charged)
+        self.refresh(readings)

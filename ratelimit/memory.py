@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from ratelimit.model import Model
-from ratelimit.places import NOTHING, Ask, ClockReading, Snapshot
+from ratelimit.places import NOTHING, Ask, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
 from ratelimit.quota import Change, Quota
-from ratelimit.store import Answer
+from ratelimit.store import ACTIONS, Answer
 
 KEPT_S = 600.0
 """How long it is remembered that a permit is settled."""
@@ -24,39 +24,26 @@ class MemoryStore:
         self._swept_at = clock()
         self._changes: dict[str, list[Change]] = {}
 
-    def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
+    def book(self, scopes: Sequence[str], asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
         """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
-        answer(self.model.reserve(scope, asks, now=self._now(now)))
+        answer(self.model.reserve(scopes, asks, now=self._now(now)))
 
-    async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
-        """Refill and read the clock."""
-        return self.model.clock(scope, now=self._now(now))
+    async def clock(self, scopes: Sequence[str], *, now: float | None = None) -> Readings | None:
+        """Refill and read the clocks of a chain."""
+        return self.model.clock(scopes, now=self._now(now))
 
     async def settle(
         self,
-        scope: str,
+        scopes: Sequence[str],
+        claim: Claim,
         *,
-        permit: str,
-        key: str | None,
-        generation: int,
-        booked_at: float,
-        cost: Mapping[str, float],
         actual: Mapping[str, float],
         observed: Mapping[str, float] = NOTHING,
+        heard: int = 0,
         now: float | None = None,
-    ) -> tuple[str, ClockReading | None]:
+    ) -> tuple[str, Readings | None]:
         """Replace the estimate by the actual, once; then observe."""
-        return self.model.settle(
-            scope,
-            permit=permit,
-            key=key,
-            generation=generation,
-            booked_at=booked_at,
-            cost=cost,
-            actual=actual,
-            observed=observed,
-            now=self._now(now),
-        )
+        return self.model.settle(scopes, claim, actual=actual, observed=observed, heard=heard, now=self._now(now))
 
     async def observe(
         self, scope: str, *, remaining: Mapping[str, float], now: float | None = None
@@ -65,26 +52,31 @@ class MemoryStore:
         return self.model.observe(scope, remaining=remaining, now=self._now(now))
 
     async def cancel(
-        self,
-        scope: str,
-        *,
-        permit: str,
-        key: str | None,
-        generation: int,
-        booked_at: float,
-        cost: Mapping[str, float],
-        now: float | None = None,
-    ) -> tuple[str, ClockReading | None]:
+        self, scopes: Sequence[str], claim: Claim, *, now: float | None = None
+    ) -> tuple[str, Readings | None]:
         """Give a place back, once."""
-        return self.model.cancel(
-            scope, permit=permit, key=key, generation=generation, booked_at=booked_at, cost=cost, now=self._now(now)
-        )
+        return self.model.cancel(scopes, claim, now=self._now(now))
+
+    async def renew(
+        self, scope: str, leases: Sequence[int], *, now: float | None = None
+    ) -> tuple[int, ClockReading | None]:
+        """Keep leases of calls that are in flight; answers how many of them were there."""
+        return self.model.renew(scope, leases, now=self._now(now))
 
     async def cool_down(
-        self, scope: str, *, for_s: float, epoch: int | None, cut: bool, now: float | None = None
+        self, scope: str, rejection: Rejection, *, now: float | None = None
+    ) -> tuple[bool, float, ClockReading | None]:
+        """Close the scope for a while; answers whether the pace was cut, and for how many seconds it is closed."""
+        return self.model.cool_down(scope, rejection, now=self._now(now))
+
+    async def close(
+        self, scope: str, cause: Closed, *, by: str = "", reason: str = "", now: float | None = None
     ) -> tuple[bool, ClockReading | None]:
-        """Close the scope for a while; answers whether the pace was cut."""
-        return self.model.cool_down(scope, for_s=for_s, epoch=epoch, cut=cut, now=self._now(now))
+        """Close the scope until somebody opens it, or open it; answers whether that is new."""
+        done, reading = self.model.close(scope, cause, now=self._now(now))
+        if done:
+            self._note(self._changes[scope][0].quota, by, reason, ACTIONS[cause], None)
+        return done, reading
 
     async def configure(
         self,
@@ -93,16 +85,15 @@ class MemoryStore:
         full: bool,
         seed: bool,
         expect: int | None = None,
+        for_s: float | None = None,
         by: str = "",
         reason: str = "",
         now: float | None = None,
     ) -> bool:
         """Set the quota; with `seed` only if there is none, with `expect` only over that version."""
-        done = self.model.configure(quota, full=full, seed=seed, expect=expect, now=self._now(now))
+        done = self.model.configure(quota, full=full, seed=seed, expect=expect, for_s=for_s, now=self._now(now))
         if done:
-            scope = self.model.scopes[quota.scope]
-            changed = Change(at=scope.at, version=scope.version, by=by, reason=reason, quota=quota)
-            self._changes.setdefault(quota.scope, []).insert(0, changed)
+            self._note(quota, by, reason, "set", for_s)
         return done
 
     async def quota(self, scope: str) -> Quota | None:
@@ -113,6 +104,13 @@ class MemoryStore:
     async def changes(self, scope: str, limit: int) -> list[Change]:
         """Changes of the quota, newest first."""
         return self._changes.get(scope, [])[:limit]
+
+    def _note(self, quota: Quota, by: str, reason: str, action: str, for_s: float | None) -> None:
+        scope = self.model.scopes[quota.scope]
+        changed = Change(
+            at=scope.at, version=scope.version, by=by, reason=reason, quota=quota, action=action, for_s=for_s
+        )
+        self._changes.setdefault(quota.scope, []).insert(0, changed)
 
     async def inspect(self, scope: str, *, now: float | None = None) -> Snapshot:
         """Look without touching."""

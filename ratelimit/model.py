@@ -1,29 +1,33 @@
-"""The arithmetic in pure Python: the reference that the Lua must equal with `==`.
+"""All verbs in pure Python: the reference that the Lua must equal with `==`.
 
-Every expression here has its twin in `lua/`, with the same order of operations. A bucket's `level` may go below
-zero: it then owes units to the places that are booked. Its `clock` counts all units ever refilled; a place is due when
-the clock reaches the place's `due`.
+Every expression here, in `flow.py` and in `booking.py` has its twin in `lua/`, with the same order of operations. A
+bucket's `level` may go below zero: it then owes units to the places that are booked. Its `clock` counts all units ever
+refilled; a place is due when the clock reaches the place's `due`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from ratelimit.arithmetic import SLOWEST_PACE, expired, seconds_at_full_pace, shortfall, wait_for
+from ratelimit import booking, flow
+from ratelimit.arithmetic import FIRST_COOLDOWN_S, LONGEST_COOLDOWN_S, SLOWEST_PACE, unit_of
 from ratelimit.places import (
     NOTHING,
     Ask,
-    Booking,
     Bookings,
+    Claim,
     ClockReading,
+    Closed,
     Counters,
     Dial,
+    Kind,
     LimitSnapshot,
-    Origin,
-    Outcome,
+    Readings,
+    Rejection,
     Snapshot,
 )
 from ratelimit.quota import Quota
-from ratelimit.state import Bucket, Record, Scope
+from ratelimit.state import Record, Scope
 
 
 def permit_id(key: str, generation: int) -> str:
@@ -39,160 +43,184 @@ class Model:
         self.places: dict[tuple[str, str], Record] = {}
         self.done: dict[tuple[str, str], float] = {}
 
-    def configure(self, quota: Quota, *, full: bool, seed: bool, now: float, expect: int | None = None) -> bool:
-        """Set the quota; new limits start cold unless `full`.
+    def configure(
+        self,
+        quota: Quota,
+        *,
+        full: bool,
+        seed: bool,
+        now: float,
+        expect: int | None = None,
+        for_s: float | None = None,
+    ) -> bool:
+        """Set the quota, for good or for a while; new limits start cold unless `full`.
 
         With `seed` only if there is none, with `expect` only if that is the version in force.
         """
-        old = self.scopes.get(quota.scope)
-        version = 0 if old is None else old.version
-        if (old is not None and seed) or (expect is not None and expect != version):
+        scope = self.scopes.get(quota.scope)
+        if scope is not None:
+            flow.begin(scope, now)
+        version = 0 if scope is None else scope.version
+        if (scope is not None and seed) or (expect is not None and expect != version):
             return False
-        if old is None:
-            scope = Scope(buckets={}, recovery=0.0, born=now, at=now)
-            self.scopes[quota.scope] = scope
+        if scope is None:
+            scope = self.scopes[quota.scope] = Scope(buckets={}, recovery=0.0, born=now, at=now)
+        elif for_s is None:
+            scope.before, scope.ends = None, 0.0
         else:
-            scope = old
-            self._refill(scope, now)
-        scope.recovery = 1 / quota.recovery.total_seconds()
-        scope.version = version + 1
-        buckets = {}
-        for name in quota.limits:
-            rate, burst = quota.rate(name), quota.burst(name)
-            bucket = scope.buckets.get(name)
-            if bucket is None:
-                bucket = Bucket(rate=rate, burst=burst, level=burst if full else 0.0)
-            bucket.rate = rate
-            bucket.burst = burst
-            bucket.level = min(bucket.level, burst)
-            buckets[name] = bucket
-        scope.buckets = buckets
+            if scope.ends == 0:
+                scope.before = flow.spec_of(scope)
+            scope.ends = scope.at + for_s
+        flow.set_limits(scope, quota.spec(), full=full)
         return True
 
-    def reserve(self, name: str, asks: Sequence[Ask], *, now: float) -> Bookings | None:
-        """Charge each ask to every limit or to none, in order. None: not configured."""
-        scope = self._begin(name, now)
-        if scope is None:
+    def reserve(self, scopes: Sequence[str], asks: Sequence[Ask], *, now: float) -> Bookings | None:
+        """Charge each ask to every limit of every scope or to none, in order. None: a scope is not configured."""
+        chain = self._begin(scopes, now)
+        if chain is None:
             return None
-        bookings = [self._reserve(name, scope, ask) for ask in asks]
-        return Bookings(reading(scope), bookings)
+        found = []
+        for ask in asks:
+            old = self.places.get((scopes[0], ask.key)) if ask.key is not None else None
+            made, record = booking.reserve(scopes, chain, ask, old)
+            if record is not None and ask.key is not None:
+                self.places[scopes[0], ask.key] = record
+            found.append(made)
+        return Bookings(readings(chain), found)
 
-    def clock(self, name: str, *, now: float) -> ClockReading | None:
-        """Refill and read the clock."""
-        scope = self._begin(name, now)
-        return None if scope is None else reading(scope)
+    def clock(self, scopes: Sequence[str], *, now: float) -> Readings | None:
+        """Refill and read the clocks."""
+        chain = self._begin(scopes, now)
+        return None if chain is None else readings(chain)
 
     def settle(
         self,
-        name: str,
+        scopes: Sequence[str],
+        claim: Claim,
         *,
-        permit: str,
-        key: str | None,
-        generation: int,
-        booked_at: float,
-        cost: Mapping[str, float],
         actual: Mapping[str, float],
         observed: Mapping[str, float] = NOTHING,
+        heard: int = 0,
         now: float,
-    ) -> tuple[str, ClockReading | None]:
+    ) -> tuple[str, Readings | None]:
         """Move level and clock by what was estimated too much or too little, then take note of what is left."""
-        scope = self._begin(name, now)
-        if scope is None:
+        chain = self._begin(scopes, now)
+        if chain is None:
             return "unconfigured", None
-        outcome = self._finish(name, scope, permit, key, generation, booked_at)
-        if outcome == "done":
-            for limit, bucket in scope.buckets.items():
-                if limit in actual:
-                    refund = cost.get(limit, 0.0) - actual[limit]
-                    moved = min(refund, bucket.burst - bucket.level)
-                    bucket.level = bucket.level + moved
-                    bucket.clock = bucket.clock + moved
-                    _call_up(bucket)
-            _observe(scope, observed)
-        return outcome, reading(scope)
+        outcome = self._finish(scopes[0], chain, claim)
+        if outcome == "again":
+            return outcome, readings(chain)
+        found = False
+        for scope, part in zip(chain, claim.parts, strict=True):
+            if claim.booked_at < scope.born:
+                continue
+            found = True
+            for name, bucket in scope.buckets.items():
+                estimate = part.cost.get(name, 0.0)
+                spent = actual.get(name, actual.get(unit_of(name)))
+                # what a shadow limit would have refused was not charged
+                ghost = bucket.shadow and estimate == 0
+                if spent is not None and not ghost and bucket.kind is not Kind.IN_FLIGHT and outcome == "done":
+                    flow.pour(bucket, estimate - spent)
+            flow.end_lease(scope, part.lease, over=True)
+        if not found:
+            outcome = "lost"
+        elif outcome == "done":
+            _observe(chain[heard], observed)
+        return outcome, readings(chain)
 
     def observe(self, name: str, *, remaining: Mapping[str, float], now: float) -> tuple[bool, ClockReading | None]:
         """Lower what the provider says is less."""
-        scope = self._begin(name, now)
-        if scope is None:
+        chain = self._begin([name], now)
+        if chain is None:
             return False, None
-        return _observe(scope, remaining), reading(scope)
+        return _observe(chain[0], remaining), reading(chain[0])
 
-    def cancel(
-        self,
-        name: str,
-        *,
-        permit: str,
-        key: str | None,
-        generation: int,
-        booked_at: float,
-        cost: Mapping[str, float],
-        now: float,
-    ) -> tuple[str, ClockReading | None]:
+    def cancel(self, scopes: Sequence[str], claim: Claim, *, now: float) -> tuple[str, Readings | None]:
         """Give the cost back to the level only."""
-        scope = self._begin(name, now)
-        if scope is None:
+        chain = self._begin(scopes, now)
+        if chain is None:
             return "unconfigured", None
-        outcome = self._finish(name, scope, permit, key, generation, booked_at)
-        if outcome == "done":
-            for limit, bucket in scope.buckets.items():
-                bucket.level = min(bucket.burst, bucket.level + cost.get(limit, 0.0))
-                _call_up(bucket)
-        return outcome, reading(scope)
+        outcome = self._finish(scopes[0], chain, claim)
+        if outcome == "again":
+            return outcome, readings(chain)
+        found = False
+        for scope, part in zip(chain, claim.parts, strict=True):
+            if claim.booked_at < scope.born:
+                continue
+            found = True
+            for name, units in part.cost.items():
+                bucket = scope.buckets.get(name)
+                if bucket is not None and bucket.kind is not Kind.IN_FLIGHT and outcome == "done":
+                    bucket.level = min(bucket.burst, bucket.level + units)
+                    flow.call_up(bucket)
+            flow.end_lease(scope, part.lease, over=False)
+        return (outcome if found else "lost"), readings(chain)
 
-    def cool_down(
-        self, name: str, *, for_s: float, epoch: int | None, cut: bool, now: float
-    ) -> tuple[bool, ClockReading | None]:
-        """Close the scope; cut the pace unless the call's epoch is past."""
-        scope = self._begin(name, now)
-        if scope is None:
-            return False, None
+    def renew(self, name: str, leases: Sequence[int], *, now: float) -> tuple[int, ClockReading | None]:
+        """Keep leases of calls that are in flight; answers how many of them were there."""
+        chain = self._begin([name], now)
+        if chain is None:
+            return 0, None
+        kept = [lease for lease in leases if lease in chain[0].leases]
+        for lease in kept:
+            flow.renew_lease(chain[0], lease, 0.0)
+        return len(kept), reading(chain[0])
+
+    def cool_down(self, name: str, rejection: Rejection, *, now: float) -> tuple[bool, float, ClockReading | None]:
+        """Close the scope or one limit of it; cut the pace unless the call's epoch is past.
+
+        Answers whether the pace was cut, and for how many seconds the scope is closed.
+        """
+        chain = self._begin([name], now)
+        if chain is None:
+            return False, 0.0, None
+        scope, key = chain[0], rejection.key
+        current = rejection.epoch is None or rejection.epoch == scope.epoch
         scope.rejections += 1
-        scope.cooldown_until = max(scope.cooldown_until, scope.at + for_s)
-        cuts = cut and (epoch is None or epoch == scope.epoch)
+        place = self.places.get((key[0], key[1])) if key is not None else None
+        if place is not None and place.generation > rejection.generation:
+            return False, 0.0, reading(scope)
+        for_s = rejection.for_s
+        if for_s is None:
+            # one burst is one event: what the first of its rejections said holds for all
+            grown = min(LONGEST_COOLDOWN_S, FIRST_COOLDOWN_S * 2.0**scope.strikes)
+            for_s = grown * (0.75 + rejection.jitter / 2) if current else 0.0
+        only = scope.buckets.get(rejection.limit or "")
+        if only is not None and only.kind is not Kind.IN_FLIGHT:
+            only.until = max(only.until, scope.at + for_s)
+        else:
+            only = None
+            scope.cooldown_until = max(scope.cooldown_until, scope.at + for_s)
+        cuts = rejection.cut and current
         if cuts:
             scope.pace = max(SLOWEST_PACE, scope.pace / 2)
             scope.epoch += 1
             scope.strikes += 1
         for bucket in scope.buckets.values():
-            bucket.level = min(bucket.level, 0.0)
-        return cuts, reading(scope)
+            if bucket.kind is Kind.CONTINUOUS and (only is None or only is bucket):
+                bucket.level = min(bucket.level, 0.0)
+        return cuts, for_s, reading(scope)
+
+    def close(self, name: str, cause: Closed, *, now: float) -> tuple[bool, ClockReading | None]:
+        """Close the scope until somebody opens it, or open it; answers whether that is new."""
+        chain = self._begin([name], now)
+        if chain is None:
+            return False, None
+        scope = chain[0]
+        if scope.closed == cause:
+            return False, reading(scope)
+        scope.closed = cause
+        scope.cooldown_until = scope.at if cause is Closed.NO else math.inf
+        return True, reading(scope)
 
     def inspect(self, name: str, *, now: float) -> Snapshot:
-        """Look without touching."""
-        kept = self.scopes.get(name)
-        if kept is None:
+        """Look; leaves no trace in the counters."""
+        scope = self.scopes.get(name)
+        if scope is None:
             return Snapshot(scope=name, configured=False)
-        scope = Scope(
-            buckets={n: Bucket(b.rate, b.burst, b.level, b.clock, b.tail) for n, b in kept.buckets.items()},
-            recovery=kept.recovery,
-            born=kept.born,
-            at=kept.at,
-            cooldown_until=kept.cooldown_until,
-            pace=kept.pace,
-            strikes=kept.strikes,
-        )
-        self._refill(scope, now)
-        return Snapshot(
-            scope=name,
-            configured=True,
-            limits={
-                n: LimitSnapshot(level=b.level, burst=b.burst, rate=b.rate, clock=b.clock, tail=b.tail)
-                for n, b in scope.buckets.items()
-            },
-            pace=scope.pace,
-            closed_for=timedelta(seconds=_closed_for(scope)),
-            epoch=kept.epoch,
-            strikes=scope.strikes,
-            version=kept.version,
-            counters=Counters(
-                calls=kept.calls,
-                grants=kept.grants,
-                denials=kept.denials,
-                rebooked=kept.rebooked,
-                rejections=kept.rejections,
-            ),
-        )
+        flow.begin(scope, now)
+        return snapshot(name, scope)
 
     def forget(self, *, before: float) -> None:
         """Drop settled places and markers of permits that were settled before an instant; Redis lets them expire."""
@@ -205,159 +233,97 @@ class Model:
             if record.mode != "S" or (place[0], permit_id(place[1], record.generation)) in self.done
         }
 
-    def _begin(self, name: str, now: float) -> Scope | None:
-        scope = self.scopes.get(name)
-        if scope is not None:
-            self._refill(scope, now)
+    def _begin(self, names: Sequence[str], now: float) -> list[Scope] | None:
+        chain = [scope for name in names if (scope := self.scopes.get(name)) is not None]
+        if len(chain) < len(names):
+            return None
+        for scope in chain:
+            flow.begin(scope, now)
             scope.calls += 1
-        return scope
+        return chain
 
-    @staticmethod
-    def _refill(scope: Scope, now: float) -> None:
-        start = max(scope.at, scope.cooldown_until)
-        # an instant before the last one is a server's clock that was set back: time stands still until it has caught up
-        scope.at = max(scope.at, now)
-        dt = scope.at - start
-        if dt <= 0:
-            return
-        full = seconds_at_full_pace(dt, scope.pace, scope.recovery)
-        scope.pace = min(1.0, scope.pace + scope.recovery * dt)
-        if scope.pace == 1:
-            scope.strikes = 0
-        for bucket in scope.buckets.values():
-            moved = min(bucket.rate * full, bucket.burst - bucket.level)
-            bucket.level = bucket.level + moved
-            bucket.clock = bucket.clock + moved
-            _call_up(bucket)
-
-    def _reserve(self, name: str, scope: Scope, ask: Ask) -> Booking:
-        for limit in ask.cost:
-            if limit not in scope.buckets:
-                return Booking(outcome=Outcome.UNKNOWN, origin=Origin.NONE, wait=0.0, limit=limit)
-        generation, first_at, origin = 1, scope.at, Origin.BOOKED
-        old = self.places.get((name, ask.key)) if ask.key is not None else None
-        if old is not None:
-            same = old.mode == "H" or (old.mode == "T" and old.asker == ask.asker)
-            if same and not self._expired(scope, old):
-                return self._ask_again(scope, old, ask)
-            generation = old.generation + 1
-            if old.mode != "S":
-                first_at, origin = old.first_at, Origin.REBOOKED
-        place = Record(
-            mode="T",
-            generation=generation,
-            epoch=scope.epoch,
-            booked_at=scope.at,
-            first_at=first_at,
-            asker=ask.asker,
-            cost={limit: ask.cost[limit] for limit in scope.buckets if ask.cost.get(limit, 0.0) > 0},
-        )
-        owed = {limit: max(0.0, cost - scope.buckets[limit].level) for limit, cost in place.cost.items()}
-        wait, binding = _wait_for(scope, owed)
-        if wait <= ask.max_wait:
-            scope.grants += 1
-        else:
-            scope.denials += 1
-            place.mode = "H"
-            if not (ask.hold and ask.key is not None):
-                return Booking(outcome=Outcome.DENIED, origin=Origin.NONE, wait=wait, limit=binding)
-        for limit, cost in place.cost.items():
-            bucket = scope.buckets[limit]
-            place.due[limit] = bucket.clock + owed[limit]
-            bucket.level = bucket.level - cost
-            bucket.tail = max(bucket.tail, place.due[limit])
-        if origin is Origin.REBOOKED:
-            scope.rebooked += 1
-        if ask.key is not None:
-            self.places[name, ask.key] = place
-        return _booking(place, origin, wait, binding)
-
-    @staticmethod
-    def _expired(scope: Scope, place: Record) -> bool:
-        if place.booked_at < scope.born:
-            return True
-        charged = ((scope.buckets[limit], due) for limit, due in place.due.items() if limit in scope.buckets)
-        return expired((bucket.clock, due, bucket.rate, bucket.burst) for bucket, due in charged)
-
-    @staticmethod
-    def _ask_again(scope: Scope, place: Record, ask: Ask) -> Booking:
-        owed = {
-            limit: shortfall(due, scope.buckets[limit].clock)
-            for limit, due in place.due.items()
-            if limit in scope.buckets
-        }
-        wait, binding = _wait_for(scope, owed)
-        origin = Origin.PICKED if place.mode == "H" else Origin.SAME
-        if wait <= ask.max_wait:
-            if place.mode == "H":
-                scope.grants += 1
-            place.mode = "T"
-            place.asker = ask.asker
-        else:
-            scope.denials += 1
-            # whoever is told to come back has not started: anybody may pick the place up
-            place.mode = "H"
-        return _booking(place, origin, wait, binding)
-
-    def _finish(self, name: str, scope: Scope, permit: str, key: str | None, generation: int, booked_at: float) -> str:
-        if (name, permit) in self.done:
+    def _finish(self, name: str, chain: Sequence[Scope], claim: Claim) -> str:
+        if (name, claim.permit) in self.done:
             return "again"
-        self.done[name, permit] = scope.at
-        record = self.places.get((name, key)) if key is not None else None
-        if record is not None and record.generation == generation:
+        self.done[name, claim.permit] = max(scope.at for scope in chain)
+        record = self.places.get((name, claim.key)) if claim.key is not None else None
+        if record is not None and record.generation > claim.generation:
+            return "stale"
+        if record is not None and record.generation == claim.generation:
             record.mode = "S"
-        return "lost" if booked_at < scope.born else "done"
+        return "done"
+
+
+def readings(chain: Sequence[Scope]) -> Readings:
+    """The clocks as they stand."""
+    return tuple(reading(scope) for scope in chain)
 
 
 def reading(scope: Scope) -> ClockReading:
     """The scope's clock as it stands."""
     return ClockReading(
         now=scope.at,
-        closed_for=_closed_for(scope),
+        cooldown_until=scope.cooldown_until,
         pace=scope.pace,
         epoch=scope.epoch,
+        closed=scope.closed,
         born=scope.born,
         recovery=scope.recovery,
-        dials={n: Dial(b.clock, b.rate, b.burst) for n, b in scope.buckets.items()},
+        dials={
+            n: Dial(b.clock, b.rate, b.burst, b.until, b.kind, b.period, b.anchor, b.shadow)
+            for n, b in scope.buckets.items()
+        },
     )
 
 
-def _closed_for(scope: Scope) -> float:
-    return max(0.0, scope.cooldown_until - scope.at)
+def snapshot(name: str, scope: Scope) -> Snapshot:
+    """A scope as it stands."""
+    return Snapshot(
+        scope=name,
+        configured=True,
+        limits={
+            n: LimitSnapshot(
+                level=b.level,
+                burst=b.burst,
+                rate=b.rate,
+                clock=b.clock,
+                tail=b.tail,
+                kind=b.kind,
+                closed_for=span(b.until - scope.at),
+                shadow=b.shadow,
+                shadowed=b.shadowed,
+            )
+            for n, b in scope.buckets.items()
+        },
+        pace=scope.pace,
+        closed_for=span(scope.cooldown_until - scope.at),
+        closed=scope.closed,
+        epoch=scope.epoch,
+        strikes=scope.strikes,
+        version=scope.version,
+        ends_in=span(scope.ends - scope.at) if scope.ends else None,
+        counters=Counters(
+            calls=scope.calls,
+            grants=scope.grants,
+            denials=scope.denials,
+            rebooked=scope.rebooked,
+            rejections=scope.rejections,
+        ),
+    )
 
 
-def _wait_for(scope: Scope, owed: Mapping[str, float]) -> tuple[float, str]:
-    return wait_for(scope.buckets, owed, _closed_for(scope), scope.pace, scope.recovery)
-
-
-def _call_up(bucket: Bucket) -> None:
-    # everything booked is paid for: whoever still stands behind a cancelled place may start
-    if bucket.level >= 0 and bucket.clock < bucket.tail:
-        bucket.clock = bucket.tail
+def span(seconds: float) -> timedelta:
+    """What remains; `timedelta.max` for ever."""
+    return timedelta.max if seconds > timedelta.max.total_seconds() else timedelta(seconds=max(0.0, seconds))
 
 
 def _observe(scope: Scope, remaining: Mapping[str, float]) -> bool:
     lowered = False
     for limit, left in remaining.items():
         bucket = scope.buckets.get(limit)
-        if bucket is not None:
+        if bucket is not None and bucket.kind is not Kind.IN_FLIGHT:
             moved = min(0.0, left - bucket.level)
             bucket.level = bucket.level + moved
             bucket.clock = bucket.clock + moved
             lowered = lowered or moved < 0
     return lowered
-
-
-def _booking(record: Record, origin: Origin, wait: float, limit: str) -> Booking:
-    return Booking(
-        outcome=Outcome.TAKEN if record.mode == "T" else Outcome.HELD,
-        origin=origin,
-        wait=wait,
-        limit=limit,
-        generation=record.generation,
-        epoch=record.epoch,
-        booked_at=record.booked_at,
-        first_at=record.first_at,
-        cost=dict(record.cost),
-        due=dict(record.due),
-    )

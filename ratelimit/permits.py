@@ -5,16 +5,15 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from ratelimit.errors import BadCost
+from ratelimit.errors import NEVER, BadCost
 from ratelimit.model import permit_id
-from ratelimit.places import Ask, Booking, Permit, Place
+from ratelimit.places import Ask, Booking, Claim, Permit, Place
 from ratelimit.quota import Cost, check_cost
 
 _AT_ONCE = timedelta(0)
 _SHAPES = 1024
 """Most asks that are remembered."""
-_LONGEST_S = 3e9
-"""About a century: what a `timedelta` is cut to."""
+_LONGEST_S = NEVER.total_seconds()
 
 
 class Permits:
@@ -39,22 +38,21 @@ class Permits:
         """The place that was booked."""
         return Place(
             scope=scope,
-            cost=booking.cost,
+            cost=ask.cost,
             id=self._id(booking, ask),
             key=ask.key,
             asker=ask.asker,
             generation=booking.generation,
-            epoch=booking.epoch,
             booked_at=booking.booked_at,
+            parts=booking.parts,
             waited=timedelta(seconds=max(0.0, booking.booked_at - booking.first_at)),
             wait=upwards(booking.wait),
-            due=booking.due,
         )
 
     def at_once(self, scope: str, booking: Booking, ask: Ask) -> Permit:
         """The permit of a booking that is due by the very answer that brought it."""
-        booked = (booking.generation, booking.epoch, booking.booked_at)
-        return Permit(scope, booking.cost, self._id(booking, ask), ask.key, ask.asker, *booked, _AT_ONCE)
+        booked = (booking.generation, booking.booked_at, booking.parts)
+        return Permit(scope, ask.cost, self._id(booking, ask), ask.key, ask.asker, *booked, _AT_ONCE)
 
     def _id(self, booking: Booking, ask: Ask) -> str:
         if ask.key is not None:
@@ -72,10 +70,15 @@ def permit_of(place: Place, waited: float) -> Permit:
         key=place.key,
         asker=place.asker,
         generation=place.generation,
-        epoch=place.epoch,
         booked_at=place.booked_at,
+        parts=place.parts,
         waited=timedelta(seconds=waited),
     )
+
+
+def claim_of(place: Place | Permit) -> Claim:
+    """What the store needs to know of a place that ends."""
+    return Claim(place.id, place.key, place.generation, place.booked_at, place.parts)
 
 
 def ask_for(cost: Cost, max_wait: timedelta, key: str | None, asker: str, *, hold: bool) -> Ask:
@@ -94,4 +97,6 @@ def upwards(seconds: float) -> timedelta:
     """Rounded up, and a microsecond on top for the resolution of the server's clock: waiting this long suffices."""
     if seconds <= 0:
         return timedelta(0)
-    return timedelta(microseconds=math.ceil(min(seconds, _LONGEST_S) * 1e6) + 1)
+    if seconds >= _LONGEST_S:
+        return NEVER
+    return timedelta(microseconds=math.ceil(seconds * 1e6) + 1)

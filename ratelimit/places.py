@@ -6,11 +6,34 @@ Those of the hot path are values by agreement, not frozen: freezing would triple
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Final
 
 NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
+
+
+class Kind(IntEnum):
+    """How a limit gives back what was spent."""
+
+    CONTINUOUS = 0
+    """Bit by bit, all the time."""
+    IN_FLIGHT = 1
+    """When the call ends, or its lease."""
+    FIXED = 2
+    """All at once, every `period`."""
+    MONTHS = 3
+    """All at once, with each calendar month."""
+
+
+class Closed(IntEnum):
+    """Why a scope is closed until somebody opens it."""
+
+    NO = 0
+    FROZEN = 1
+    """Somebody said so."""
+    BILLING = 2
+    """The provider wants money."""
 
 
 class Outcome(StrEnum):
@@ -23,7 +46,9 @@ class Outcome(StrEnum):
     DENIED = "denied"
     """Nothing was charged."""
     UNKNOWN = "unknown"
-    """The quota has no limit of that name; nothing was charged."""
+    """No limit counts what the ask names; nothing was charged."""
+    TOO_LARGE = "too_large"
+    """The limit can never grant so much; nothing was charged."""
 
 
 class Origin(StrEnum):
@@ -54,6 +79,18 @@ class Ask:
 
 
 @dataclass(slots=True)
+class Part:
+    """What a place is charged in one scope."""
+
+    epoch: int
+    """The scope's epoch: a 429 for a call of an earlier one cuts nothing more."""
+    lease: int
+    """Number of the lease of what it holds in flight; 0: nothing."""
+    cost: Mapping[str, float]
+    due: Mapping[str, float]
+
+
+@dataclass(slots=True)
 class Booking:
     """The answer to one `Ask`."""
 
@@ -64,12 +101,41 @@ class Booking:
     limit: str
     """The limit that makes the wait this long."""
     generation: int = 0
-    epoch: int = 0
     booked_at: float = 0.0
     first_at: float = 0.0
     """When the first place of this key was booked."""
-    cost: Mapping[str, float] = field(default_factory=dict)
-    due: Mapping[str, float] = field(default_factory=dict)
+    parts: Sequence[Part] = ()
+    """What is charged in each scope, innermost first."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """What is known of a place when it ends."""
+
+    permit: str
+    key: str | None
+    generation: int
+    booked_at: float
+    parts: Sequence[Part]
+
+
+@dataclass(slots=True)
+class Rejection:
+    """A call that the provider has turned away."""
+
+    for_s: float | None
+    """Seconds until the next try; None: nobody said."""
+    epoch: int | None = None
+    """Of the call's permit; None: unknown, counts as the current one."""
+    cut: bool = True
+    """Halve the pace."""
+    limit: str | None = None
+    """Only this limit is closed."""
+    jitter: float = 0.0
+    """A random number in [0, 1)."""
+    key: tuple[str, str] | None = None
+    """Scope and key of the call's place: once it is booked anew the rejection of the earlier call changes nothing."""
+    generation: int = 0
 
 
 @dataclass(slots=True)
@@ -81,6 +147,12 @@ class Dial:
     rate: float
     """Units per second at full pace."""
     burst: float
+    until: float = 0.0
+    """Closed until then."""
+    kind: Kind = Kind.CONTINUOUS
+    period: float = 0.0
+    anchor: float = 0.0
+    shadow: bool = False
 
 
 @dataclass(slots=True)
@@ -89,22 +161,31 @@ class ClockReading:
 
     now: float
     """The store's instant, in seconds."""
-    closed_for: float
-    """Seconds of cooldown that remain."""
+    cooldown_until: float
     pace: float
     epoch: int
+    closed: Closed
     born: float
     """When the state was created; places booked earlier are lost."""
     recovery: float
     """Pace regained per second."""
     dials: Mapping[str, Dial]
 
+    @property
+    def closed_for(self) -> float:
+        """Seconds of cooldown that remain."""
+        return max(0.0, self.cooldown_until - self.now)
+
+
+Readings = tuple[ClockReading, ...]
+"""Of each scope of a chain, innermost first."""
+
 
 @dataclass(slots=True)
 class Bookings:
     """The answer to a batch, in the order of the asks."""
 
-    reading: ClockReading
+    readings: Readings
     bookings: Sequence[Booking]
 
 
@@ -134,6 +215,12 @@ class LimitSnapshot:
     clock: float
     tail: float
     """The clock's value at which the last place in line is due."""
+    kind: Kind = Kind.CONTINUOUS
+    closed_for: timedelta = timedelta(0)
+    """This limit alone."""
+    shadow: bool = False
+    shadowed: int = 0
+    """Calls that the shadow limit would have refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,48 +233,53 @@ class Snapshot:
     limits: Mapping[str, LimitSnapshot] = field(default_factory=dict)
     pace: float = 1.0
     closed_for: timedelta = timedelta(0)
-    """Cooldown that remains."""
+    """Cooldown that remains; `timedelta.max` until somebody opens it."""
+    closed: Closed = Closed.NO
     epoch: int = 0
     strikes: int = 0
     """Cuts since the pace was last at 1."""
     version: int = 0
     """How often the quota was set; 0: never."""
+    ends_in: timedelta | None = None
+    """When the quota before this one is back."""
     counters: Counters = Counters()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Place:
     """A place in line; the cost is charged."""
 
     scope: str
     cost: Mapping[str, float]
+    """As asked for."""
     id: str
     """Names the place for settling and cancelling."""
     key: str | None
     asker: str
     generation: int
-    epoch: int
     booked_at: float
+    parts: Sequence[Part]
+    """What is charged in the scope and in those around it."""
     waited: timedelta
     """Since the first booking of this key, across attempts, on the store's clock."""
     wait: timedelta
     """Expected until the place is due; zero: it may start now."""
-    due: Mapping[str, float]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Permit:
     """A place whose time has come. To be settled."""
 
     scope: str
     cost: Mapping[str, float]
+    """As asked for."""
     id: str
     key: str | None
     asker: str
     generation: int
-    epoch: int
-    """The scope's epoch when the place was booked: a 429 for a call of an earlier epoch cuts nothing more."""
     booked_at: float
+    parts: Sequence[Part]
+    """What is charged in the scope and in those around it."""
     waited: timedelta
     """Since the first booking of this key, across attempts, on the store's clock."""
 

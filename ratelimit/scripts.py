@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-VERBS = ("reserve", "clock", "settle", "cancel", "cool_down", "observe", "configure", "inspect")
+VERBS = ("reserve", "clock", "settle", "cancel", "renew", "cool_down", "close", "observe", "configure", "inspect")
 
 _INCLUDE = re.compile(r"^--#include (\S+)$", re.MULTILINE)
 

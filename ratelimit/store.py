@@ -13,12 +13,14 @@ from ratelimit import codec, scripts
 from ratelimit.codec import text
 from ratelimit.errors import StoreLost
 from ratelimit.keys import changes_key, done_key, place_key, quota_key, scope_key
-from ratelimit.places import NOTHING, Ask, Bookings, ClockReading, Snapshot
+from ratelimit.places import NOTHING, Ask, Bookings, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
 from ratelimit.quota import Change, Quota
 from ratelimit.wire import Wire
 
 TIMEOUT_S = 2.0
 """Longest wait for any answer."""
+ACTIONS = {Closed.NO: "thaw", Closed.FROZEN: "freeze", Closed.BILLING: "billing"}
+"""How closing and opening are called in the list of changes."""
 
 
 Answer = Callable[[Bookings | StoreLost | None], None]
@@ -35,28 +37,31 @@ class Store(Protocol):
         StoreLost: any verb, if the store does not answer.
     """
 
-    def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
-        """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
+    def book(self, scopes: Sequence[str], asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
+        """Take places in line, in order; each is charged to every limit of every scope or to none.
+
+        `answer` is called once. `scopes` are those of a chain, innermost first, here and below.
+        """
         ...
 
-    async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
-        """Refill and read the clock."""
+    async def clock(self, scopes: Sequence[str], *, now: float | None = None) -> Readings | None:
+        """Refill and read the clocks of a chain."""
         ...
 
     async def settle(
         self,
-        scope: str,
+        scopes: Sequence[str],
+        claim: Claim,
         *,
-        permit: str,
-        key: str | None,
-        generation: int,
-        booked_at: float,
-        cost: Mapping[str, float],
         actual: Mapping[str, float],
         observed: Mapping[str, float] = NOTHING,
+        heard: int = 0,
         now: float | None = None,
-    ) -> tuple[str, ClockReading | None]:
-        """Replace the estimate by the actual, once: `done`, `again`, `lost` or `unconfigured`; then observe."""
+    ) -> tuple[str, Readings | None]:
+        """Replace the estimate by the actual, once; then observe for the scope number `heard` of the chain.
+
+        Answers `done`, `again`, `stale` (the place has been booked anew), `lost` or `unconfigured`.
+        """
         ...
 
     async def observe(
@@ -66,23 +71,27 @@ class Store(Protocol):
         ...
 
     async def cancel(
-        self,
-        scope: str,
-        *,
-        permit: str,
-        key: str | None,
-        generation: int,
-        booked_at: float,
-        cost: Mapping[str, float],
-        now: float | None = None,
-    ) -> tuple[str, ClockReading | None]:
-        """Give a place back, once: `done`, `again`, `lost` or `unconfigured`."""
+        self, scopes: Sequence[str], claim: Claim, *, now: float | None = None
+    ) -> tuple[str, Readings | None]:
+        """Give a place back, once: answers as `settle`."""
+        ...
+
+    async def renew(
+        self, scope: str, leases: Sequence[int], *, now: float | None = None
+    ) -> tuple[int, ClockReading | None]:
+        """Keep leases of calls that are in flight; answers how many of them were there."""
         ...
 
     async def cool_down(
-        self, scope: str, *, for_s: float, epoch: int | None, cut: bool, now: float | None = None
+        self, scope: str, rejection: Rejection, *, now: float | None = None
+    ) -> tuple[bool, float, ClockReading | None]:
+        """Close the scope for a while; answers whether the pace was cut, and for how many seconds it is closed."""
+        ...
+
+    async def close(
+        self, scope: str, cause: Closed, *, by: str = "", reason: str = "", now: float | None = None
     ) -> tuple[bool, ClockReading | None]:
-        """Close the scope for a while; answers whether the pace was cut."""
+        """Close the scope until somebody opens it, or open it; answers whether that is new."""
         ...
 
     async def configure(
@@ -92,13 +101,14 @@ class Store(Protocol):
         full: bool,
         seed: bool,
         expect: int | None = None,
+        for_s: float | None = None,
         by: str = "",
         reason: str = "",
         now: float | None = None,
     ) -> bool:
         """Set the quota; with `seed` only if there is none, with `expect` only over that version.
 
-        Answers whether it was set.
+        With `for_s` the quota before it is back after so many seconds. Answers whether it was set.
         """
         ...
 
@@ -123,8 +133,10 @@ class Store(Protocol):
         ...
 
 
-async def reserve(store: Store, scope: str, asks: Sequence[Ask], *, now: float | None = None) -> Bookings | None:
-    """Book, and wait for the answer; None for a scope that is not configured.
+async def reserve(
+    store: Store, scopes: Sequence[str], asks: Sequence[Ask], *, now: float | None = None
+) -> Bookings | None:
+    """Book, and wait for the answer; None if a scope is not configured.
 
     Raises:
         StoreLost: the store does not answer.
@@ -139,7 +151,7 @@ async def reserve(store: Store, scope: str, asks: Sequence[Ask], *, now: float |
         else:
             answer.set_result(found)
 
-    store.book(scope, asks, answered, now=now)
+    store.book(scopes, asks, answered, now=now)
     return await answer
 
 
@@ -153,7 +165,6 @@ class RedisStore:
         """
         self._wire = Wire(connect, TIMEOUT_S)
         self._where = where
-        self._limits: dict[str, tuple[str, ...]] = {}
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -174,18 +185,16 @@ class RedisStore:
 
         return cls(connect, f"Redis at {where}")
 
-    def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
+    def book(self, scopes: Sequence[str], asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
         """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
-        keys, args, entries = codec.asked(scope, asks, self._limits.get(scope, ()))
+        keys, args, entries = codec.asked(scopes, asks)
         script = scripts.script("reserve")
 
         def answered(reply: Any) -> None:
             if reply is None:
                 answer(None)
             elif isinstance(reply, list):
-                found = codec.bookings(reply, entries)
-                self._limits[scope] = tuple(found.reading.dials)
-                answer(found)
+                answer(codec.bookings(scopes, reply, entries))
             elif isinstance(reply, NoScriptError):
                 self._wire.send(("EVAL", script.text, len(keys), *keys, _instant(now), *args), answered)
             else:
@@ -193,65 +202,65 @@ class RedisStore:
 
         self._wire.send(("EVALSHA", script.sha, len(keys), *keys, _instant(now), *args), answered)
 
-    async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
-        """Refill and read the clock."""
-        reply = await self._call("clock", [scope_key(scope)], [_instant(now)])
-        return None if reply is None else codec.reading(reply)
+    async def clock(self, scopes: Sequence[str], *, now: float | None = None) -> Readings | None:
+        """Refill and read the clocks of a chain."""
+        reply = await self._call("clock", [scope_key(scope) for scope in scopes], [_instant(now)])
+        return None if reply is None else codec.readings(reply)
 
     async def settle(
         self,
-        scope: str,
+        scopes: Sequence[str],
+        claim: Claim,
         *,
-        permit: str,
-        key: str | None,
-        generation: int,
-        booked_at: float,
-        cost: Mapping[str, float],
         actual: Mapping[str, float],
         observed: Mapping[str, float] = NOTHING,
+        heard: int = 0,
         now: float | None = None,
-    ) -> tuple[str, ClockReading | None]:
+    ) -> tuple[str, Readings | None]:
         """Replace the estimate by the actual, once; then observe."""
-        args = [_instant(now), str(generation), text(booked_at), str(len(actual))]
-        for name, units in actual.items():
-            args += [name, text(cost.get(name, 0.0)), text(units)]
-        for name, left in observed.items():
-            args += [name, text(left)]
-        return await self._finish("settle", scope, permit, key, args)
+        args = [str(heard + 1), *codec.charged(claim), str(len(actual))]
+        args += [*codec.pairs(actual), *codec.pairs(observed)]
+        return await self._finish("settle", scopes, claim, args, now)
 
     async def observe(
         self, scope: str, *, remaining: Mapping[str, float], now: float | None = None
     ) -> tuple[bool, ClockReading | None]:
         """Take note of what the provider says is left; answers whether that is less than was thought."""
-        args = [_instant(now)]
-        for name, left in remaining.items():
-            args += [name, text(left)]
-        reply = await self._call("observe", [scope_key(scope)], args)
+        reply = await self._call("observe", [scope_key(scope)], [_instant(now), *codec.pairs(remaining)])
         return (False, None) if reply is None else (bool(reply[0]), codec.reading(reply[1]))
 
     async def cancel(
-        self,
-        scope: str,
-        *,
-        permit: str,
-        key: str | None,
-        generation: int,
-        booked_at: float,
-        cost: Mapping[str, float],
-        now: float | None = None,
-    ) -> tuple[str, ClockReading | None]:
+        self, scopes: Sequence[str], claim: Claim, *, now: float | None = None
+    ) -> tuple[str, Readings | None]:
         """Give a place back, once."""
-        args = [_instant(now), str(generation), text(booked_at)]
-        for name, units in cost.items():
-            args += [name, text(units)]
-        return await self._finish("cancel", scope, permit, key, args)
+        return await self._finish("cancel", scopes, claim, codec.charged(claim), now)
+
+    async def renew(
+        self, scope: str, leases: Sequence[int], *, now: float | None = None
+    ) -> tuple[int, ClockReading | None]:
+        """Keep leases of calls that are in flight; answers how many of them were there."""
+        reply = await self._call("renew", [scope_key(scope)], [_instant(now), *map(str, leases)])
+        return (0, None) if reply is None else (reply[0], codec.reading(reply[1]))
 
     async def cool_down(
-        self, scope: str, *, for_s: float, epoch: int | None, cut: bool, now: float | None = None
+        self, scope: str, rejection: Rejection, *, now: float | None = None
+    ) -> tuple[bool, float, ClockReading | None]:
+        """Close the scope for a while; answers whether the pace was cut, and for how many seconds it is closed."""
+        keys = [scope_key(scope)]
+        if rejection.key is not None:
+            keys.append(place_key(*rejection.key))
+        args = [_instant(now), "" if rejection.for_s is None else text(rejection.for_s)]
+        args += ["" if rejection.epoch is None else str(rejection.epoch), "1" if rejection.cut else "0"]
+        args += [rejection.limit or "", text(rejection.jitter), str(rejection.generation)]
+        reply = await self._call("cool_down", keys, args)
+        return (False, 0.0, None) if reply is None else (bool(reply[0]), float(reply[2]), codec.reading(reply[1]))
+
+    async def close(
+        self, scope: str, cause: Closed, *, by: str = "", reason: str = "", now: float | None = None
     ) -> tuple[bool, ClockReading | None]:
-        """Close the scope for a while; answers whether the pace was cut."""
-        args = [_instant(now), text(for_s), "" if epoch is None else str(epoch), "1" if cut else "0"]
-        reply = await self._call("cool_down", [scope_key(scope)], args)
+        """Close the scope until somebody opens it, or open it; answers whether that is new."""
+        args = [_instant(now), str(int(cause)), codec.note(by, reason, ACTIONS[cause])]
+        reply = await self._call("close", [scope_key(scope)], args)
         return (False, None) if reply is None else (bool(reply[0]), codec.reading(reply[1]))
 
     async def configure(
@@ -261,18 +270,18 @@ class RedisStore:
         full: bool,
         seed: bool,
         expect: int | None = None,
+        for_s: float | None = None,
         by: str = "",
         reason: str = "",
         now: float | None = None,
     ) -> bool:
         """Set the quota; with `seed` only if there is none, with `expect` only over that version."""
         args = [_instant(now), "seed" if seed else "set", "" if expect is None else str(expect)]
-        args += ["full" if full else "cold", text(1 / quota.recovery.total_seconds())]
-        args += [quota.document(), codec.note(by, reason)]
-        for name in quota.limits:
-            args += [name, text(quota.rate(name)), text(quota.burst(name))]
-        keys = [scope_key(quota.scope), quota_key(quota.scope), changes_key(quota.scope)]
-        return bool(await self._call("configure", keys, args))
+        args += ["full" if full else "cold", "" if for_s is None else text(for_s)]
+        note = "" if quota.passing else codec.note(by, reason, "set", for_s)
+        return bool(
+            await self._call("configure", [scope_key(quota.scope)], [*args, codec.spec(quota), quota.document(), note])
+        )
 
     async def quota(self, scope: str) -> Quota | None:
         """The quota in force."""
@@ -309,15 +318,16 @@ class RedisStore:
         await self._wire.aclose()
 
     async def _finish(
-        self, verb: str, scope: str, permit: str, key: str | None, args: Sequence[str]
-    ) -> tuple[str, ClockReading | None]:
-        keys = [scope_key(scope), done_key(scope, permit)]
-        if key is not None:
-            keys.append(place_key(scope, key))
-        reply = await self._call(verb, keys, args)
-        return ("unconfigured", None) if reply is None else (reply[0].decode(), codec.reading(reply[1]))
+        self, verb: str, scopes: Sequence[str], claim: Claim, args: Sequence[str], now: float | None
+    ) -> tuple[str, Readings | None]:
+        keys = [*map(scope_key, scopes), done_key(scopes[0], claim.permit)]
+        if claim.key is not None:
+            keys.append(place_key(scopes[0], claim.key))
+        head = [_instant(now), str(len(scopes)), str(claim.generation), text(claim.booked_at)]
+        reply = await self._call(verb, keys, [*head, *args])
+        return ("unconfigured", None) if reply is None else (reply[0].decode(), codec.readings(reply[1]))
 
-    async def _call(self, verb: str, keys: Sequence[str], args: Sequence[str]) -> Any:
+    async def _call(self, verb: str, keys: Sequence[str], args: Sequence[str | bytes]) -> Any:
         known = scripts.script(verb)
         try:
             try:

@@ -105,7 +105,7 @@ def set_(
             version = seen.version if expect is None else expect
             await shared.configure(changed, expect=version, by=by or getpass.getuser(), reason=reason)
             after = await shared.inspect(scope)
-        said = ", ".join(f"{name} {_rate(limit)}" for name, limit in changed.limits.items())
+        said = ", ".join(f"{name} {_written(limit)}" for name, limit in changed.limits.items())
         typer.echo(f"{scope}: {said}, version {after.version}")
 
     context.run(work())
@@ -124,7 +124,7 @@ def history(scope: str, *, limit: int, manifest: Path | None, json: bool) -> Non
                 "version": change.version,
                 "by": change.by,
                 "reason": change.reason,
-                "limits": {name: _rate(one) for name, one in change.quota.limits.items()},
+                "limits": {name: _written(one) for name, one in change.quota.limits.items()},
             }
             for change in found
         ]
@@ -174,20 +174,22 @@ def _of_manifest(manifest: Manifest, scope: str) -> "Quota":
 
 
 def _changed(now: "Quota", limits: list[str], burst: list[str], headroom: float | None) -> "Quota":
-    from ratelimit.quota import parse_rate
+    from ratelimit.rates import parse_count, parse_limit
 
     if not limits and not burst and headroom is None:
         raise BadInput("nothing to set: name limits as in requests=500/m, or --burst, or --headroom")
     found = dict(now.limits)
     for name, value in map(_pair, limits):
-        given = parse_rate(value)
+        given = parse_limit(name, value)
         old = found.get(name)
-        found[name] = replace(given, burst=old.burst if old and old.burst and old.burst <= given.capacity else None)
+        if old is not None and old.kind is given.kind:
+            keep = old.burst if old.burst and old.burst <= given.capacity else None
+            given = replace(given, burst=keep, shadow=old.shadow)
+        found[name] = given
     for name, value in map(_pair, burst):
         if name not in found:
             raise BadInput(f"--burst {name}: the quota has no such limit; it has: {', '.join(found)}")
-        units = parse_rate(f"{value}/s").capacity
-        found[name] = replace(found[name], burst=units)
+        found[name] = replace(found[name], burst=parse_count(value))
     return replace(now, limits=found, headroom=now.headroom if headroom is None else headroom)
 
 
@@ -203,7 +205,7 @@ async def _told(shared: "Limiter", scope: str) -> dict[str, Any]:
     quota = await shared.quota(scope)
     limits = {
         name: {
-            "rate": _rate(quota.limits[name]) if quota and name in quota.limits else f"{limit.rate:g}/s",
+            "rate": _written(quota.limits[name]) if quota and name in quota.limits else f"{limit.rate:g}/s",
             "per_second": limit.rate,
             "burst": limit.burst,
             "level": round(limit.level, 3),
@@ -226,18 +228,14 @@ async def _told(shared: "Limiter", scope: str) -> dict[str, Any]:
 
 
 def _limits(quota: "Quota | None") -> dict[str, str]:
-    return {name: _rate(limit) for name, limit in quota.limits.items()} if quota else {}
+    return {name: _written(limit) for name, limit in quota.limits.items()} if quota else {}
 
 
 def _words(limits: dict[str, str]) -> str:
     return ", ".join(f"{name} {rate}" for name, rate in limits.items()) or "nothing"
 
 
-def _rate(limit: "Limit") -> str:
-    seconds = limit.period.total_seconds()
-    unit = {1.0: "s", 60.0: "m", 3600.0: "h", 86400.0: "d"}.get(seconds, f"{seconds:g}s")
-    capacity = limit.capacity
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if capacity >= size * 10 and capacity % (size / 10) == 0:
-            return f"{capacity / size:g}{letter}/{unit}"
-    return f"{capacity:g}/{unit}"
+def _written(limit: "Limit") -> str:
+    from ratelimit.rates import written
+
+    return written(limit)

@@ -1,21 +1,4 @@
--- Refill, and the waits that follow from it. Needs _scope.lua.
-
-local function seconds_at_full_pace(dt, pace, recovery)
-  local ramp = (1 - pace) / recovery
-  if dt <= ramp then
-    return pace * dt + recovery * dt * dt / 2
-  end
-  return pace * ramp + recovery * ramp * ramp / 2 + (dt - ramp)
-end
-
-local function seconds_until(full, pace, recovery)
-  local ramp = (1 - pace) / recovery
-  local ramped = pace * ramp + recovery * ramp * ramp / 2
-  if full <= ramped then
-    return 2 * full / (pace + math.sqrt(pace * pace + 2 * recovery * full))
-  end
-  return ramp + (full - ramped)
-end
+-- Refill. Needs _scope.lua, _pace.lua and _window.lua.
 
 -- everything booked is paid for: whoever still stands behind a cancelled place may start
 local function call_up(n, at)
@@ -24,32 +7,41 @@ local function call_up(n, at)
   end
 end
 
-local function refill(n, now)
-  local start = math.max(n[AT], n[COOLDOWN])
-  -- an instant before the last one is a server's clock that was set back: time stands still until it has caught up
-  n[AT] = math.max(n[AT], now)
-  local dt = n[AT] - start
-  if dt <= 0 then
-    return
-  end
-  local full = seconds_at_full_pace(dt, n[PACE], n[RECOVERY])
-  n[PACE] = math.min(1, n[PACE] + n[RECOVERY] * dt)
-  if n[PACE] == 1 then
-    n[STRIKES] = 0
-  end
-  for at = HEAD, #n - 1, WIDTH do
-    local moved = math.min(n[at + RATE] * full, n[at + BURST] - n[at + LEVEL])
-    n[at + LEVEL] = n[at + LEVEL] + moved
-    n[at + CLOCK] = n[at + CLOCK] + moved
-    call_up(n, at)
-  end
+-- units that come, or are taken away: nothing overflows the burst
+local function pour(n, at, units)
+  local moved = math.min(units, n[at + BURST] - n[at + LEVEL])
+  n[at + LEVEL] = n[at + LEVEL] + moved
+  n[at + CLOCK] = n[at + CLOCK] + moved
+  call_up(n, at)
 end
 
-local function begin(key, now)
-  local names, n = read_scope(key)
-  if names then
-    refill(n, instant(now))
-    n[CALLS] = n[CALLS] + 1
+local function refill(n, now)
+  local last, start = n[AT], math.max(n[AT], n[COOLDOWN])
+  -- an instant before the last one is a server's clock that was set back: time stands still until it has caught up
+  n[AT] = math.max(n[AT], now)
+  local dt, pace, full = n[AT] - start, n[PACE], 0
+  if dt > 0 then
+    full = seconds_at_full_pace(dt, pace, n[RECOVERY])
+    n[PACE] = math.min(1, pace + n[RECOVERY] * dt)
+    if n[PACE] == 1 then
+      n[STRIKES] = 0
+    end
   end
-  return names, n
+  for at = HEAD, #n - 1, WIDTH do
+    local kind = n[at + KIND]
+    if kind == CONTINUOUS then
+      local open, shut = full, n[at + UNTIL] - start
+      if shut > 0 then
+        open = full - seconds_at_full_pace(math.min(shut, math.max(0, dt)), pace, n[RECOVERY])
+      end
+      if open > 0 then
+        pour(n, at, n[at + RATE] * open)
+      end
+    elseif kind ~= IN_FLIGHT then
+      local windows = window_of(n, at, n[AT]) - window_of(n, at, last)
+      if windows > 0 then
+        pour(n, at, windows * n[at + BURST])
+      end
+    end
+  end
 end

@@ -6,7 +6,7 @@ local function observe(names, n, first)
   local places, lowered = places_of(names), false
   for i = first, #ARGV, 2 do
     local at = places[ARGV[i]]
-    if at then
+    if at and n[at + KIND] ~= IN_FLIGHT then
       local moved = math.min(0, tonumber(ARGV[i + 1]) - n[at + LEVEL])
       n[at + LEVEL] = n[at + LEVEL] + moved
       n[at + CLOCK] = n[at + CLOCK] + moved

@@ -1,13 +1,16 @@
--- Purpose: refill a scope and read its clock.
--- KEYS[1]  the scope's state
+-- Purpose: refill the scopes of a chain and read their clocks.
+-- KEYS[1..]  the scopes' states, innermost first
 -- ARGV[1]  now in seconds; empty: the server's time
--- Returns: the scope's state (see _scope.lua); nil if the scope is not configured
+-- Returns: the scopes' states (see _scope.lua); nil if one of them is not configured
 
 --#include _scope.lua
+--#include _pace.lua
+--#include _window.lua
+--#include _wait.lua
 --#include _clock.lua
+--#include _lease.lua
+--#include _quota.lua
+--#include _begin.lua
 
-local names, n = begin(KEYS[1], ARGV[1])
-if not names then
-  return nil
-end
-return write_scope(KEYS[1], names, n)
+local chain = begin(#KEYS, ARGV[1])
+return chain and write_all(chain)

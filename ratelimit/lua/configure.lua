@@ -1,54 +1,59 @@
--- Purpose: set a scope's quota, and keep who did it. Limits that are new start at level 0 or full; those that stay keep
---          their state.
+-- Purpose: set a scope's quota, for good or for a while, and keep who did it. Limits that are new start at level 0 or
+--          full; those that stay keep their state.
 -- KEYS[1]  the scope's state
--- KEYS[2]  the quota as a document
--- KEYS[3]  the list of changes, newest first
 -- ARGV[1]  now in seconds; empty: the server's time
 -- ARGV[2]  "seed": only if there is no quota yet; "set": in any case
 -- ARGV[3]  the version that must be in force (0: none); empty: any
 -- ARGV[4]  "full" or "cold": how new limits start
--- ARGV[5]  pace regained per second
--- ARGV[6]  the document
--- ARGV[7]  who and why, as a document
--- ARGV[8..]  name, rate per second, burst of each limit
+-- ARGV[5]  for how many seconds, then the quota before it is back; empty: for good
+-- ARGV[6]  the quota (see _quota.lua)
+-- ARGV[7]  the quota as a document
+-- ARGV[8]  who and why, as a document; empty for a passing scope: nothing is noted
 -- Returns: 1 if the quota was set, else 0
 
 --#include _scope.lua
+--#include _pace.lua
+--#include _window.lua
+--#include _wait.lua
 --#include _clock.lua
+--#include _lease.lua
+--#include _quota.lua
+--#include _begin.lua
 
-local now = instant(ARGV[1])
-local names, n = read_scope(KEYS[1])
-local version = names and n[VERSION] or 0
-if (names and ARGV[2] == 'seed') or (ARGV[3] ~= '' and tonumber(ARGV[3]) ~= version) then
+local key, names, n = KEYS[1], nil, nil
+local chain = begin(1, ARGV[1])
+if chain then
+  names, n = chain[1].names, chain[1].n
+  n[CALLS] = n[CALLS] - 1
+end
+local version = n and n[VERSION] or 0
+if (n and ARGV[2] == 'seed') or (ARGV[3] ~= '' and tonumber(ARGV[3]) ~= version) then
+  if chain then
+    chain[1].n = n
+    write(chain[1])
+  end
   return 0
 end
-local places, fresh = {}, {}
-if names then
-  refill(n, now)
-  places = places_of(names)
+local before = sibling(key, 'before')
+if not n then
+  n = {}
   for i = 1, HEAD do
-    fresh[i] = n[i]
+    n[i] = 0
   end
+  n[BORN], n[AT], n[PACE] = instant(ARGV[1]), instant(ARGV[1]), 1
+  redis.call('DEL', sibling(key, 'leases'), sibling(key, 'held'), before)
+elseif ARGV[5] == '' then
+  redis.call('DEL', before)
+  n[ENDS] = 0
 else
-  for i = 1, HEAD do
-    fresh[i] = 0
+  if n[ENDS] == 0 then
+    redis.call('SET', before, (redis.call('GET', sibling(key, 'quota')) or '{}') .. '\0' .. spec_of(names, n))
   end
-  fresh[BORN], fresh[AT], fresh[PACE] = now, now, 1
+  n[ENDS] = n[AT] + tonumber(ARGV[5])
 end
-fresh[RECOVERY], fresh[VERSION] = tonumber(ARGV[5]), version + 1
-local given = {}
-for i = 8, #ARGV, 3 do
-  local name, rate, burst = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local old, at = places[name], #fresh
-  fresh[at + RATE] = rate
-  fresh[at + BURST] = burst
-  fresh[at + LEVEL] = math.min(old and n[old + LEVEL] or (ARGV[4] == 'full' and burst or 0), burst)
-  fresh[at + CLOCK] = old and n[old + CLOCK] or 0
-  fresh[at + TAIL] = old and n[old + TAIL] or 0
-  given[#given + 1] = name
+names, n = set_limits(key, names, n, ARGV[6], ARGV[4] == 'full')
+if ARGV[8] ~= '' then
+  note_change(key, n, ARGV[7], ARGV[8])
 end
-write_scope(KEYS[1], table.concat(given, ' '), fresh)
-redis.call('SET', KEYS[2], ARGV[6])
-redis.call('LPUSH', KEYS[3], text(fresh[AT]) .. ' ' .. text(version + 1) .. ' ' .. ARGV[7] .. '\n' .. ARGV[6])
-redis.call('LTRIM', KEYS[3], 0, 999)
+write({key = key, names = names, n = n})
 return 1

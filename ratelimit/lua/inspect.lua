@@ -1,14 +1,20 @@
--- Purpose: look at a scope without touching it.
+-- Purpose: look at a scope; unlike clock it leaves no trace in the scope's counters.
 -- KEYS[1]  the scope's state
 -- ARGV[1]  now in seconds; empty: the server's time
 -- Returns: the scope's state (see _scope.lua), refilled; nil if the scope is not configured
 
 --#include _scope.lua
+--#include _pace.lua
+--#include _window.lua
+--#include _wait.lua
 --#include _clock.lua
+--#include _lease.lua
+--#include _quota.lua
+--#include _begin.lua
 
-local names, n = read_scope(KEYS[1])
-if not names then
+local chain = begin(1, ARGV[1])
+if not chain then
   return nil
 end
-refill(n, instant(ARGV[1]))
-return state(names, n)
+chain[1].n[CALLS] = chain[1].n[CALLS] - 1
+return write(chain[1])

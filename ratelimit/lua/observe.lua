@@ -5,12 +5,18 @@
 -- Returns: 1 if a level was lowered, else 0, and the scope's state; nil if the scope is not configured
 
 --#include _scope.lua
+--#include _pace.lua
+--#include _window.lua
+--#include _wait.lua
 --#include _clock.lua
+--#include _lease.lua
+--#include _quota.lua
+--#include _begin.lua
 --#include _observe.lua
 
-local names, n = begin(KEYS[1], ARGV[1])
-if not names then
+local chain = begin(1, ARGV[1])
+if not chain then
   return nil
 end
-local lowered = observe(names, n, 2)
-return {lowered and 1 or 0, write_scope(KEYS[1], names, n)}
+local lowered = observe(chain[1].names, chain[1].n, 2)
+return {lowered and 1 or 0, write(chain[1])}

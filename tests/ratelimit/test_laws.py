@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from ratelimit.arithmetic import seconds_at_full_pace, seconds_until, shortfall
 from ratelimit.model import Model, permit_id
-from ratelimit.places import Ask, Booking, Outcome
+from ratelimit.places import Ask, Booking, Claim, Outcome, Part, Rejection
 from ratelimit.quota import Limit, Quota
 from ratelimit.state import Record
 
 SCOPE = "openai/sim"
+CHAIN = (SCOPE,)
 RATE, BURST = 2.0, 10.0
 QUOTA = Quota(scope=SCOPE, limits={"requests": Limit(capacity=RATE * 60, burst=BURST)})
 WIDE = Quota(scope=SCOPE, limits={"requests": Limit(capacity=60.0), "tokens": Limit(capacity=6000.0, burst=500.0)})
@@ -34,28 +35,21 @@ class Simulation:
 
     def arrive(self, cost: float) -> None:
         ask = Ask(cost={"requests": cost}, max_wait=1e9)
-        answer = self.model.reserve(SCOPE, [ask], now=self.now)
+        answer = self.model.reserve(CHAIN, [ask], now=self.now)
         assert answer is not None
         self.arrived += 1
         self.waiting.append((self.arrived, answer.bookings[0]))
         self.start_the_due()
 
     def cool_down(self, for_s: float) -> None:
-        self.model.cool_down(SCOPE, for_s=for_s, epoch=None, cut=True, now=self.now)
+        self.model.cool_down(SCOPE, Rejection(for_s), now=self.now)
 
     def cancel_the_first(self) -> None:
         if self.waiting:
             number, booking = self.waiting.pop(0)
-            self.model.cancel(
-                SCOPE,
-                permit=f"p{number}",
-                key=None,
-                generation=1,
-                booked_at=booking.booked_at,
-                cost=booking.cost,
-                now=self.now,
-            )
-            self.cancelled += booking.cost["requests"]
+            claim = Claim(f"p{number}", None, 1, booking.booked_at, booking.parts)
+            self.model.cancel(CHAIN, claim, now=self.now)
+            self.cancelled += booking.parts[0].cost["requests"]
             self.start_the_due()
 
     def pass_time(self, until: float) -> None:
@@ -74,32 +68,24 @@ class Simulation:
         key = "probe"
         record = probe.places.setdefault((SCOPE, key), _record(booking))
         record.mode = "H"
-        answer = probe.reserve(SCOPE, [Ask(cost={}, max_wait=1e9, key=key)], now=self.now)
+        answer = probe.reserve(CHAIN, [Ask(cost={}, max_wait=1e9, key=key)], now=self.now)
         assert answer is not None
         return answer.bookings[0].wait
 
     def start_the_due(self) -> None:
-        reading = self.model.clock(SCOPE, now=self.now)
+        reading = self.model.clock(CHAIN, now=self.now)
         assert reading is not None
         for entry in list(self.waiting):
             number, booking = entry
-            due = booking.due["requests"]
-            if reading.closed_for == 0 and shortfall(due, reading.dials["requests"].clock) == 0:
+            due = booking.parts[0].due["requests"]
+            if reading[0].closed_for == 0 and shortfall(due, reading[0].dials["requests"].clock) == 0:
                 self.waiting.remove(entry)
-                self.started.append((self.now, booking.cost["requests"], number))
+                self.started.append((self.now, booking.parts[0].cost["requests"], number))
 
 
 def _record(booking: Booking) -> Record:
-    return Record(
-        mode="T",
-        generation=1,
-        epoch=0,
-        booked_at=booking.booked_at,
-        first_at=booking.first_at,
-        asker="",
-        cost=dict(booking.cost),
-        due=dict(booking.due),
-    )
+    parts = [Part(0, 0, dict(part.cost), dict(part.due)) for part in booking.parts]
+    return Record("T", 1, booking.booked_at, booking.first_at, "", parts)
 
 
 arrivals = st.tuples(st.just("arrive"), st.floats(0.1, BURST))
@@ -166,16 +152,16 @@ def _some_state(steps: list[tuple[str, float, float]], *, full: bool = True) -> 
     model.configure(WIDE, full=full, seed=True, now=now)
     for verb, small, large in steps:
         if verb == "reserve":
-            model.reserve(SCOPE, [Ask(cost={"requests": small, "tokens": large}, max_wait=1e9)], now=now)
+            model.reserve(CHAIN, [Ask(cost={"requests": small, "tokens": large}, max_wait=1e9)], now=now)
         elif verb == "cool_down":
-            model.cool_down(SCOPE, for_s=small, epoch=None, cut=large > 450, now=now)
+            model.cool_down(SCOPE, Rejection(small, cut=large > 450), now=now)
         else:
             now += small
     return model, now
 
 
 def _ask(model: Model, now: float, ask: Ask) -> Booking:
-    answer = model.reserve(SCOPE, [ask], now=now)
+    answer = model.reserve(CHAIN, [ask], now=now)
     assert answer is not None
     return answer.bookings[0]
 
@@ -200,7 +186,7 @@ def test_retry_after_is_sufficient_and_tight(steps, cost, full) -> None:
 @given(state, wide_costs, st.floats(0, 0.999))
 def test_a_denial_changes_nothing_but_the_counters(steps, cost, share) -> None:
     model, now = _some_state(steps)
-    model.clock(SCOPE, now=now)
+    model.clock(CHAIN, now=now)
     wait = _ask(copy.deepcopy(model), now, Ask(cost=cost, max_wait=-1.0)).wait
     before = copy.deepcopy(model)
     # what has not to wait is denied only to those who would not wait at all
@@ -217,16 +203,10 @@ def test_a_denial_changes_nothing_but_the_counters(steps, cost, share) -> None:
 def test_settling_twice_equals_settling_once(steps, cost, actual, other) -> None:
     model, now = _some_state(steps)
     booking = _ask(model, now, Ask(cost=cost, max_wait=1e9, key="k"))
-    permit = {
-        "permit": permit_id("k", booking.generation),
-        "key": "k",
-        "generation": booking.generation,
-        "booked_at": booking.booked_at,
-        "cost": booking.cost,
-    }
-    assert model.settle(SCOPE, **permit, actual=actual, now=now)[0] == "done"
+    claim = Claim(permit_id("k", booking.generation), "k", booking.generation, booking.booked_at, booking.parts)
+    assert model.settle(CHAIN, claim, actual=actual, now=now)[0] == "done"
     before = copy.deepcopy(model)
-    assert model.settle(SCOPE, **permit, actual=other, now=now)[0] == "again"
+    assert model.settle(CHAIN, claim, actual=other, now=now)[0] == "again"
     before.scopes[SCOPE].calls += 1
     assert model.scopes == before.scopes
     assert model.places == before.places
@@ -238,7 +218,7 @@ def test_a_cooldown_never_shrinks(cooldowns) -> None:
     model, now = _some_state([])
     until = now
     for for_s, pause, cut in cooldowns:
-        _, reading = model.cool_down(SCOPE, for_s=for_s, epoch=None, cut=cut, now=now)
+        _, _, reading = model.cool_down(SCOPE, Rejection(for_s, cut=cut), now=now)
         assert reading is not None
         until = max(until, now + for_s)
         assert reading.closed_for == pytest.approx(until - now, abs=1e-6)

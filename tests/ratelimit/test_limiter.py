@@ -10,7 +10,7 @@ from ratelimit import events
 from ratelimit.errors import BadCost, CostTooLarge, Denied, RateLimitError, StoreLost, UnknownLimit, UnknownScope
 from ratelimit.limiter import Denial, Limiter, Permit, Place
 from ratelimit.memory import MemoryStore
-from ratelimit.places import Ask, ClockReading
+from ratelimit.places import Ask, Readings, Rejection
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import Answer, RedisStore
 
@@ -56,7 +56,7 @@ class CountingStore(MemoryStore):
         self.lost_until = 0.0
         self.local = clock
 
-    def book(self, scope: str, asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
+    def book(self, scopes: Sequence[str], asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
         def arrive() -> None:
             try:
                 self._check()
@@ -64,15 +64,15 @@ class CountingStore(MemoryStore):
                 answer(lost)
                 return
             self.batches.append(len(asks))
-            found = self.model.reserve(scope, asks, now=self.local.time() if now is None else now)
+            found = self.model.reserve(scopes, asks, now=self.local.time() if now is None else now)
             asyncio.get_running_loop().call_soon(answer, found)
 
         asyncio.get_running_loop().call_soon(arrive)
 
-    async def clock(self, scope: str, *, now: float | None = None) -> ClockReading | None:
+    async def clock(self, scopes: Sequence[str], *, now: float | None = None) -> Readings | None:
         self._check()
         self.looks.append(self.local.now)
-        return await super().clock(scope, now=now)
+        return await super().clock(scopes, now=now)
 
     def _check(self) -> None:
         if self.local.now < self.lost_until:
@@ -204,7 +204,7 @@ async def test_a_cooldown_set_elsewhere_is_never_missed(
     waiting = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 2}, max_wait=s(60)))
     await clock.reach(1001)
     until = clock.now + 30
-    await store.cool_down(SCOPE, for_s=30, epoch=None, cut=False)
+    await store.cool_down(SCOPE, Rejection(30.0, cut=False))
     await waiting
     assert clock.now >= until
 
@@ -216,7 +216,7 @@ async def test_a_place_that_a_cooldown_has_put_off_is_denied_and_kept(
     kept = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 2}, max_wait=s(5), key="k", hold=True))
     dropped = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 2}, max_wait=s(5)))
     await clock.reach(1001)
-    await store.cool_down(SCOPE, for_s=30, epoch=None, cut=False)
+    await store.cool_down(SCOPE, Rejection(30.0, cut=False))
     for task in (kept, dropped):
         with pytest.raises(Denied) as caught:
             await task

@@ -4,7 +4,8 @@ import pytest
 
 from ratelimit.errors import BadCost, BadQuota, CostTooLarge
 from ratelimit.keys import done_key, place_key, scope_key
-from ratelimit.quota import Limit, Quota, check_cost, parse_rate
+from ratelimit.quota import Limit, Quota, check_cost
+from ratelimit.rates import parse_rate
 
 NAN, INF = float("nan"), float("inf")
 
@@ -90,6 +91,6 @@ def test_a_cost_below_zero_or_not_a_number_is_refused(units: float) -> None:
 
 
 def test_all_keys_of_a_provider_share_one_hash_tag() -> None:
-    assert scope_key("openai/sim-large") == "fleet:{openai}:scope:openai/sim-large"
+    assert scope_key("openai/sim-large") == "fleet:{openai}:state:openai/sim-large"
     assert place_key("openai/a", "run-1") == "fleet:{openai}:place:openai/a:run-1"
     assert done_key("openai/b/org", "run-1#1") == "fleet:{openai}:done:openai/b/org:run-1#1"

@@ -8,8 +8,8 @@ from ratelimit.limiter import Limiter
 from ratelimit.store import RedisStore
 
 FILES = sorted(f.name for f in resources.files("ratelimit").joinpath("lua").iterdir() if f.name.endswith(".lua"))
-USED = re.compile(r"\b(KEYS|ARGV)\[(\d+)\]")
-DOCUMENTED = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.)?\]  ", re.MULTILINE)
+USED = re.compile(r"\b(KEYS|ARGV)\[(\d+|count \+ \d)\]")
+DOCUMENTED = re.compile(r"^-- (KEYS|ARGV)\[(\d+|s\+\d)(\.\.s?)?\]  ", re.MULTILINE)
 
 
 def _header(text: str) -> str:
@@ -37,15 +37,18 @@ def test_every_key_and_argument_is_documented_and_used(verb: str) -> None:
     text = scripts.source(f"{verb}.lua")
     header = _header(text)
     body = text.removeprefix(header)
-    documented = {(kind, int(number), bool(rest)) for kind, number, rest in DOCUMENTED.findall(header)}
-    fixed = {(kind, number) for kind, number, rest in documented if not rest}
-    assert fixed == {(kind, int(number)) for kind, number in USED.findall(body)}
-    for kind, number, rest in documented:
+    documented = {(kind, place, bool(rest)) for kind, place, rest in DOCUMENTED.findall(header)}
+    fixed = {(kind, place) for kind, place, rest in documented if not rest}
+    used = {(kind, place.replace("count + ", "s+")) for kind, place in USED.findall(body)}
+    if "begin(1," in body:
+        used.add(("KEYS", "1"))
+    assert fixed == used
+    for kind, place, rest in documented:
         if rest:
             # a tail is walked: by a counter that starts at its first index
             text = scripts.script(verb).text
-            assert re.search(rf"\b{kind}\[[a-z]", text), f"{kind}[{number}..] is documented and not used"
-    for kind in set(re.findall(r"\b(KEYS|ARGV)\[[a-z]", body)):
+            assert re.search(rf"\b{kind}\[[a-z]", text), f"{kind}[{place}..] is documented and not used"
+    for kind in set(re.findall(r"\b(KEYS|ARGV)\[[a-z]", re.sub(r"\[count \+ \d\]", "[1]", body))):
         assert any(k == kind and rest for k, _, rest in documented)
 
 

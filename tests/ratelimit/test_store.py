@@ -1,5 +1,6 @@
 """What every store promises."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -7,11 +8,12 @@ import pytest
 from ratelimit.errors import StoreLost
 from ratelimit.memory import MemoryStore
 from ratelimit.model import permit_id
-from ratelimit.places import Ask, Booking, Origin, Outcome
+from ratelimit.places import Ask, Booking, Claim, Origin, Outcome, Part, Rejection
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore, Store, reserve
 
 SCOPE = "openai/sim"
+CHAIN = (SCOPE,)
 QUOTA = Quota(scope=SCOPE, limits={"requests": Limit(capacity=60, burst=10), "tokens": Limit(capacity=6000)})
 T = 1000.0
 
@@ -27,7 +29,7 @@ def ask(requests: float = 1, *, max_wait: float = 1e9, key: str | None = None, a
 
 
 async def book(store: Store, one: Ask, now: float = T) -> Booking:
-    answer = await reserve(store, SCOPE, [one], now=now)
+    answer = await reserve(store, CHAIN, [one], now=now)
     assert answer is not None
     return answer.bookings[0]
 
@@ -36,21 +38,20 @@ async def level(store: Store, now: float = T) -> float:
     return (await store.inspect(SCOPE, now=now)).limits["requests"].level
 
 
-def permit(booking: Booking, key: str | None = None) -> dict:
-    return {
-        "permit": "anonymous" if key is None else permit_id(key, booking.generation),
-        "key": key,
-        "generation": booking.generation,
-        "booked_at": booking.booked_at,
-        "cost": booking.cost,
-    }
+def permit(booking: Booking, key: str | None = None) -> Claim:
+    name = "anonymous" if key is None else permit_id(key, booking.generation)
+    return Claim(name, key, booking.generation, booking.booked_at, booking.parts)
+
+
+def due(booking: Booking) -> float:
+    return booking.parts[0].due["requests"]
 
 
 async def test_a_scope_that_nobody_configured_is_answered_as_such(store: Store) -> None:
-    assert await reserve(store, SCOPE, [ask()]) is None
-    assert await store.clock(SCOPE) is None
-    assert await store.cool_down(SCOPE, for_s=1, epoch=None, cut=True) == (False, None)
-    settled = await store.settle(SCOPE, permit="p", key=None, generation=1, booked_at=0, cost={}, actual={})
+    assert await reserve(store, CHAIN, [ask()]) is None
+    assert await store.clock(CHAIN) is None
+    assert await store.cool_down(SCOPE, Rejection(1.0)) == (False, 0.0, None)
+    settled = await store.settle(CHAIN, Claim("p", None, 1, 0.0, [Part(0, 0, {}, {})]), actual={})
     assert settled == ("unconfigured", None)
     assert not (await store.inspect(SCOPE)).configured
 
@@ -95,7 +96,7 @@ async def test_a_limit_that_the_quota_lacks_is_named(full: Store) -> None:
 
 
 async def test_asks_of_one_batch_are_served_in_order(full: Store) -> None:
-    answer = await reserve(full, SCOPE, [ask(10), ask(1), ask(1)], now=T)
+    answer = await reserve(full, CHAIN, [ask(10), ask(1), ask(1)], now=T)
     assert answer is not None
     assert [b.wait for b in answer.bookings] == [0, 1, 2]
 
@@ -104,7 +105,7 @@ async def test_asking_again_charges_once(full: Store) -> None:
     first = await book(full, ask(key="k"))
     again = await book(full, ask(key="k"))
     assert (first.origin, again.origin) == (Origin.BOOKED, Origin.SAME)
-    assert again.due == first.due
+    assert again.parts == first.parts
     assert await level(full) == 9
 
 
@@ -146,7 +147,7 @@ async def test_a_place_of_a_lost_state_is_booked_anew(full: Store) -> None:
         full.model.scopes.clear()
     else:
         assert isinstance(full, RedisStore)
-        await full.execute("DEL", "fleet:{openai}:scope:openai/sim")
+        await full.execute("DEL", "fleet:{openai}:state:openai/sim")
     await full.configure(QUOTA, full=True, seed=True, now=T + 1)
     again = await book(full, ask(1, key="k"), now=T + 1)
     assert (again.origin, again.wait) == (Origin.REBOOKED, 0)
@@ -154,7 +155,7 @@ async def test_a_place_of_a_lost_state_is_booked_anew(full: Store) -> None:
 
 async def test_a_settled_key_is_charged_anew(full: Store) -> None:
     first = await book(full, ask(key="k"))
-    await full.settle(SCOPE, **permit(first, "k"), actual={"requests": 1.0}, now=T)
+    await full.settle(CHAIN, permit(first, "k"), actual={"requests": 1.0}, now=T)
     again = await book(full, ask(key="k"), now=T + 0.5)
     assert (again.origin, again.generation, again.first_at) == (Origin.BOOKED, 2, T + 0.5)
 
@@ -163,41 +164,41 @@ async def test_a_refund_calls_up_those_in_line_and_a_debt_sends_them_back(full: 
     spender = await book(full, ask(10))
     waiting = await book(full, ask(5, key="k"))
     assert waiting.wait == 5
-    _, reading = await full.settle(SCOPE, **permit(spender), actual={"requests": 7.0}, now=T)
+    _, reading = await full.settle(CHAIN, permit(spender), actual={"requests": 7.0}, now=T)
     assert reading is not None
-    assert waiting.due["requests"] - reading.dials["requests"].clock == 2
-    other = permit(spender) | {"permit": "other"}
-    _, reading = await full.settle(SCOPE, **other, actual={"requests": 14.0}, now=T)
+    assert due(waiting) - reading[0].dials["requests"].clock == 2
+    other = replace(permit(spender), permit="other")
+    _, reading = await full.settle(CHAIN, other, actual={"requests": 14.0}, now=T)
     assert reading is not None
-    assert waiting.due["requests"] - reading.dials["requests"].clock == 6
+    assert due(waiting) - reading[0].dials["requests"].clock == 6
 
 
 async def test_a_refund_never_lifts_a_level_above_its_burst(full: Store) -> None:
     booking = await book(full, ask(8))
-    await full.settle(SCOPE, **permit(booking), actual={"requests": 0.0}, now=T + 5)
+    await full.settle(CHAIN, permit(booking), actual={"requests": 0.0}, now=T + 5)
     assert await level(full, T + 5) == 10
 
 
 async def test_settling_an_older_generation_leaves_the_newer_place_open(full: Store) -> None:
     first = await book(full, ask(key="k", asker="1"))
     second = await book(full, ask(key="k", asker="2"))
-    await full.settle(SCOPE, **permit(first, "k"), actual={"requests": 1.0}, now=T)
+    await full.settle(CHAIN, permit(first, "k"), actual={"requests": 1.0}, now=T)
     assert (await book(full, ask(key="k", asker="2"))).origin is Origin.SAME
-    await full.settle(SCOPE, **permit(second, "k"), actual={"requests": 1.0}, now=T)
+    await full.settle(CHAIN, permit(second, "k"), actual={"requests": 1.0}, now=T)
     assert (await book(full, ask(key="k", asker="2"))).origin is Origin.BOOKED
 
 
 async def test_a_permit_of_a_lost_state_settles_nothing(store: Store) -> None:
     await store.configure(QUOTA, full=False, seed=True, now=T)
-    old = {"permit": "p", "key": None, "generation": 1, "booked_at": T - 1, "cost": {"requests": 9.0}}
-    assert (await store.settle(SCOPE, **old, actual={"requests": 0.0}, now=T))[0] == "lost"
+    old = Claim("p", None, 1, T - 1, [Part(0, 0, {"requests": 9.0}, {})])
+    assert (await store.settle(CHAIN, old, actual={"requests": 0.0}, now=T))[0] == "lost"
     assert await level(store) == 0
 
 
 async def test_a_cancelled_place_returns_its_cost_once(full: Store) -> None:
     booking = await book(full, ask(4))
     for expected in ("done", "again"):
-        assert (await full.cancel(SCOPE, **permit(booking), now=T))[0] == expected
+        assert (await full.cancel(CHAIN, permit(booking), now=T))[0] == expected
         assert await level(full) == 10
 
 
@@ -205,21 +206,21 @@ async def test_nobody_is_left_standing_behind_a_cancelled_place(full: Store) -> 
     large = await book(full, ask(1000))
     behind = await book(full, ask(5, key="k", hold=True))
     assert behind.wait == 995
-    await full.cancel(SCOPE, **permit(large), now=T)
+    await full.cancel(CHAIN, permit(large), now=T)
     assert (await book(full, ask(5, key="k", max_wait=0))).outcome is Outcome.TAKEN
 
 
 async def test_a_cooldown_stops_the_clock(full: Store) -> None:
-    await full.cool_down(SCOPE, for_s=10, epoch=None, cut=False, now=T)
-    assert await level(full, T + 10) == 0
-    assert await level(full, T + 12) == 2
+    await full.cool_down(SCOPE, Rejection(10.0, cut=False), now=T)
     closed = await book(full, Ask(cost={}, max_wait=0), now=T + 4)
     assert (closed.outcome, closed.wait, closed.limit) == (Outcome.DENIED, 6, "cooldown")
+    assert await level(full, T + 10) == 0
+    assert await level(full, T + 12) == 2
 
 
 async def test_many_rejections_of_one_burst_cut_the_pace_once(full: Store) -> None:
     booking = await book(full, ask())
-    cuts = [(await full.cool_down(SCOPE, for_s=1, epoch=booking.epoch, cut=True, now=T))[0] for _ in range(3)]
+    cuts = [(await full.cool_down(SCOPE, Rejection(1.0, booking.parts[0].epoch), now=T))[0] for _ in range(3)]
     assert cuts == [True, False, False]
     seen = await full.inspect(SCOPE, now=T)
     assert (seen.pace, seen.epoch, seen.strikes, seen.counters.rejections) == (0.5, 1, 1, 3)
@@ -228,7 +229,7 @@ async def test_many_rejections_of_one_burst_cut_the_pace_once(full: Store) -> No
 
 async def test_the_pace_is_never_cut_to_nothing_and_comes_back(full: Store) -> None:
     for _ in range(10):
-        await full.cool_down(SCOPE, for_s=0, epoch=None, cut=True, now=T)
+        await full.cool_down(SCOPE, Rejection(0.0), now=T)
     assert (await full.inspect(SCOPE, now=T)).pace == 0.05
     later = await full.inspect(SCOPE, now=T + 57)
     assert (later.pace, later.strikes) == (1.0, 0)
@@ -236,28 +237,28 @@ async def test_the_pace_is_never_cut_to_nothing_and_comes_back(full: Store) -> N
 
 async def test_a_clock_that_was_set_back_stands_still(full: Store) -> None:
     await book(full, ask(10))
-    await full.clock(SCOPE, now=T + 5)
+    await full.clock(CHAIN, now=T + 5)
     assert await level(full, T) == 5
     assert await level(full, T + 6) == 6
 
 
 async def test_without_an_instant_the_stores_own_clock_counts(store: Store) -> None:
     await store.configure(QUOTA, full=True, seed=True)
-    reading = await store.clock(SCOPE)
+    reading = await store.clock(CHAIN)
     assert reading is not None
-    assert reading.now > 1.7e9
+    assert reading[0].now > 1.7e9
 
 
 async def test_places_do_not_stay_for_ever(redis_store: RedisStore) -> None:
     await redis_store.configure(QUOTA, full=True, seed=True)
-    answer = await reserve(redis_store, SCOPE, [ask(key="k")])
+    answer = await reserve(redis_store, CHAIN, [ask(key="k")])
     assert answer is not None
     place, done = "fleet:{openai}:place:openai/sim:k", "fleet:{openai}:done:openai/sim:k#1"
     assert 86_000_000 < await redis_store.execute("PTTL", place) <= 86_400_000
-    await redis_store.settle(SCOPE, **permit(answer.bookings[0], "k"), actual={})
+    await redis_store.settle(CHAIN, permit(answer.bookings[0], "k"), actual={})
     assert 0 < await redis_store.execute("PTTL", place) <= 600_000
     assert 0 < await redis_store.execute("PTTL", done) <= 600_000
-    assert await redis_store.execute("PTTL", "fleet:{openai}:scope:openai/sim") == -1
+    assert await redis_store.execute("PTTL", "fleet:{openai}:state:openai/sim") == -1
 
 
 async def test_memory_forgets_settled_places_too() -> None:
@@ -265,16 +266,16 @@ async def test_memory_forgets_settled_places_too() -> None:
     store = MemoryStore(clock=lambda: now)
     await store.configure(QUOTA, full=True, seed=True)
     first = await book(store, ask(key="k"))
-    await store.settle(SCOPE, **permit(first, "k"), actual={})
+    await store.settle(CHAIN, permit(first, "k"), actual={})
     now = T + 1300
-    await store.clock(SCOPE)
+    await store.clock(CHAIN)
     assert not store.model.places
     assert not store.model.done
 
 
 async def test_a_lost_server_is_named_without_its_password() -> None:
     store = RedisStore.from_url("redis://someone:secret@127.0.0.1:1/0")
-    for verb in (store.ping(), store.clock(SCOPE)):
+    for verb in (store.ping(), store.clock(CHAIN)):
         with pytest.raises(StoreLost) as caught:
             await verb
         assert str(caught.value) == "Redis at 127.0.0.1:1 does not answer (ConnectionError)"
@@ -282,21 +283,21 @@ async def test_a_lost_server_is_named_without_its_password() -> None:
 
 
 async def test_a_provider_that_has_less_left_lowers_the_level_and_sets_the_clock_back(full: Store) -> None:
-    before = await full.clock(SCOPE, now=T)
+    before = await full.clock(CHAIN, now=T)
     lowered, reading = await full.observe(SCOPE, remaining={"requests": 4.0, "unheard": 0.0}, now=T)
     assert lowered
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 4.0
-    assert before.dials["requests"].clock - reading.dials["requests"].clock == 6.0
+    assert before[0].dials["requests"].clock - reading.dials["requests"].clock == 6.0
     assert not (await full.observe(SCOPE, remaining={"requests": 1e9}, now=T))[0]
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 4.0
 
 
 async def test_what_is_left_travels_with_a_settlement(full: Store) -> None:
-    answer = await reserve(full, SCOPE, [ask(2)], now=T)
+    answer = await reserve(full, CHAIN, [ask(2)], now=T)
     spent = permit(answer.bookings[0])
-    await full.settle(SCOPE, **spent, actual={"requests": 1.0}, observed={"requests": 3.0}, now=T)
+    await full.settle(CHAIN, spent, actual={"requests": 1.0}, observed={"requests": 3.0}, now=T)
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 3.0
-    await full.settle(SCOPE, **spent, actual={"requests": 1.0}, observed={"requests": 0.0}, now=T)
+    await full.settle(CHAIN, spent, actual={"requests": 1.0}, observed={"requests": 0.0}, now=T)
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 3.0
 
 
