@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Protocol
 
 from ratelimit.places import Closed, Kind
@@ -107,11 +108,15 @@ def wait_for(
     return wait, binding
 
 
+_CLOSED_BY = {Closed.NO: "cooldown", Closed.FROZEN: "frozen", Closed.BILLING: "billing"}
+
+
 def closed_by(closed: Closed) -> str:
     """What stands for a limit where none makes the wait."""
-    return {Closed.NO: "cooldown", Closed.FROZEN: "frozen", Closed.BILLING: "billing"}[closed]
+    return _CLOSED_BY[closed]
 
 
+@cache
 def unit_of(limit: str) -> str:
     """What a limit counts: `tokens_per_day` and `tokens_in_flight` count tokens, `in_flight` counts requests."""
     if limit == "in_flight":

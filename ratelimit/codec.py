@@ -7,7 +7,7 @@ from functools import cache
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from ratelimit.arithmetic import unit_of
+from ratelimit.arithmetic import closed_by, unit_of
 from ratelimit.keys import place_key, scope_key
 from ratelimit.model import span
 from ratelimit.places import (
@@ -119,7 +119,12 @@ def bookings(scopes: Sequence[str], reply: Sequence[Any], entries: Sequence[Entr
     found: list[Booking] = []
     for entry, answer in zip(entries, reply[1:], strict=True):
         if answer[0] == b"alike":
-            found += _Spread(scopes, entry, answer, clocks).all()
+            numbers = _numbers(answer[4])
+            shared = _at_once(entry, numbers, clocks)
+            if shared is not None:
+                found += [shared] * entry.times
+            else:
+                found += _Spread(scopes, entry, numbers, answer[2].decode(), clocks).all()
         else:
             found += [_booking(answer)] * entry.times
     return Bookings(clocks, found)
@@ -143,16 +148,45 @@ def _booking(answer: Sequence[bytes]) -> Booking:
     return Booking(Outcome(outcome), Origin(origin), wait, limit, int(generation), booked_at, first_at, tuple(parts))
 
 
+def _at_once(entry: Entry, numbers: Sequence[float], clocks: Readings) -> Booking | None:
+    """The place that all of them share if none has to wait; None if one might."""
+    taken, at, parts, asked = numbers[0], 2, [], entry.ask.cost
+    if taken < entry.times:
+        return None
+    for clock in clocks:
+        cost, due = {}, {}
+        for name, dial in clock.dials.items():
+            at += 1
+            units = asked.get(name)
+            if units is None:
+                units = asked.get(unit_of(name), 0.0)
+            if units > 0:
+                # whatever the rounding errors of so many subtractions
+                enough = numbers[at] * (1 - 1e-12) >= units * taken
+                if not enough or dial.shadow or dial.until > clock.now or dial.kind is Kind.IN_FLIGHT:
+                    return None
+                cost[name], due[name] = units, dial.clock
+        if clock.cooldown_until > clock.now:
+            return None
+        at += 1
+        parts.append(Part(clock.epoch, 0, cost, due))
+    now = clocks[0].now if len(clocks) == 1 else max(clock.now for clock in clocks)
+    limit = closed_by(clocks[0].closed)
+    return Booking(Outcome.TAKEN, Origin.BOOKED, 0.0, limit, 1, now, now, tuple(parts))
+
+
 class _Spread:
     """The places of equal reservations, by the script's own arithmetic."""
 
-    def __init__(self, scopes: Sequence[str], entry: Entry, answer: Sequence[bytes], clocks: Readings) -> None:
-        many, self._denied_wait, *before = _numbers(answer[4])
+    def __init__(
+        self, scopes: Sequence[str], entry: Entry, numbers: Sequence[float], denial: str, clocks: Readings
+    ) -> None:
+        many, self._denied_wait, *before = numbers
         self._scopes = scopes
         self._entry = entry
         self._clocks = clocks
         self._taken = int(many)
-        self._denial = answer[2].decode()
+        self._denial = denial
         self._booked_at = max(clock.now for clock in clocks)
         self._leases, self._levels, self._costs = [], [], []
         at = 0
@@ -162,25 +196,10 @@ class _Spread:
             self._levels.append(dict(zip(clock.dials, before[at + 1 : end], strict=True)))
             self._costs.append(_cost(clock, entry.ask.cost))
             at = end
-        flying = any(
-            dial.kind is Kind.IN_FLIGHT and name in cost
-            for clock, cost in zip(clocks, self._costs, strict=True)
-            for name, dial in clock.dials.items()
-        )
-        # where all limits are plain and open, all that have not to wait are one and the same
-        self._plain = not flying and not any(d.shadow or d.until > c.now for c in clocks for d in c.dials.values())
 
     def all(self) -> list[Booking]:
         """In order; the first denial denies all behind it."""
-        found: list[Booking] = []
-        at_once = self._at_once() if self._plain else None
-        for _ in range(self._taken):
-            owed = self._owed()
-            if at_once is not None and not any(map(any, (lacking.values() for lacking in owed))):
-                self._pay(self._costs)
-                found.append(at_once)
-                continue
-            found.append(self._booking(owed))
+        found = [self._booking(self._owed()) for _ in range(self._taken)]
         if self._taken < self._entry.times:
             denied = Booking(Outcome.DENIED, Origin.NONE, self._denied_wait, self._denial)
             found += [denied] * (self._entry.times - self._taken)
@@ -196,23 +215,12 @@ class _Spread:
             for clock, cost, levels in zip(self._clocks, self._costs, self._levels, strict=True)
         ]
 
-    def _pay(self, costs: Sequence[Mapping[str, float]]) -> None:
-        for cost, levels in zip(costs, self._levels, strict=True):
-            for name, units in cost.items():
-                levels[name] -= units
-
-    def _at_once(self) -> Booking:
-        wait, limit = wait_of(self._scopes, self._clocks, [dict.fromkeys(cost, 0.0) for cost in self._costs])
-        parts = tuple(
-            Part(clock.epoch, 0, cost, {name: clock.dials[name].clock for name in cost})
-            for clock, cost in zip(self._clocks, self._costs, strict=True)
-        )
-        return Booking(Outcome.TAKEN, Origin.BOOKED, wait, limit, 1, self._booked_at, self._booked_at, parts)
-
     def _booking(self, owed: list[dict[str, float]]) -> Booking:
         wait, limit = wait_of(self._scopes, self._clocks, owed)
         parts = tuple(starmap(self._part, enumerate(owed)))
-        self._pay([part.cost for part in parts])
+        for part, levels in zip(parts, self._levels, strict=True):
+            for name, units in part.cost.items():
+                levels[name] -= units
         return Booking(Outcome.TAKEN, Origin.BOOKED, wait, limit, 1, self._booked_at, self._booked_at, parts)
 
     def _part(self, i: int, owed: Mapping[str, float]) -> Part:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 
 from ratelimit import codec, scripts
 from ratelimit.codec import text
@@ -342,6 +342,8 @@ class RedisStore:
         # over a socket file redis-py wraps the refusal into a lost connection
         if isinstance(error, AuthenticationError) or isinstance(error.__context__, AuthenticationError):
             return StoreLost(f"{self._where} refuses the user or the password")
+        if type(error) is ResponseError:
+            return StoreLost(f"{self._where} refuses: {str(error)[:200]}")
         return StoreLost(f"{self._where} does not answer ({type(error).__name__})")
 
 

@@ -69,7 +69,7 @@ local function ask_again(chain, key, place, ask)
   end
   for i, part in ipairs(place.parts) do
     if part.lease > 0 then
-      renew_lease(chain[i].key, chain[i].n, text(part.lease), wait)
+      leases().renew(chain[i].key, chain[i].n, text(part.lease), wait)
     end
   end
   write_place(key, place)

@@ -1,4 +1,31 @@
--- Reading and writing scopes around a verb. Needs _quota.lua and _wait.lua.
+-- Reading and writing scopes around a verb. Needs _wait.lua and _clock.lua.
+
+-- how long leases of the scope last; nil if it has none
+local function lease_s(n)
+  local longest = nil
+  for at = HEAD, #n - 1, WIDTH do
+    if n[at + KIND] == IN_FLIGHT then
+      longest = math.max(longest or 0, n[at + PERIOD])
+    end
+  end
+  return longest
+end
+
+local function leases()
+  if not made.leases then
+    --#include _lease.lua
+    made.leases = {finish = end_lease, write = write_lease, take = take_lease, renew = renew_lease, sweep = sweep}
+  end
+  return made.leases
+end
+
+local function quotas()
+  if not made.quotas then
+    --#include _quota.lua
+    made.quotas = {set_limits = set_limits, spec_of = spec_of, note_change = note_change, revert = revert}
+  end
+  return made.quotas
+end
 
 -- the scopes of a chain, innermost first, each brought to its instant; nothing if one of them is not configured
 local function begin(count, now)
@@ -12,12 +39,17 @@ local function begin(count, now)
     chain[i] = {key = KEYS[i], names = names, n = n}
   end
   for _, scope in ipairs(chain) do
-    if scope.n[ENDS] ~= 0 and now >= scope.n[ENDS] then
-      scope.names, scope.n = revert(scope.key, scope.names, scope.n)
+    local n = scope.n
+    if n[ENDS] ~= 0 and now >= n[ENDS] then
+      scope.names, n = quotas().revert(scope.key, scope.names, n)
+      scope.n = n
     end
-    refill(scope.n, now)
-    sweep(scope.key, scope.names, scope.n)
-    scope.n[CALLS] = scope.n[CALLS] + 1
+    refill(n, now)
+    scope.lease_s = lease_s(n)
+    if scope.lease_s then
+      leases().sweep(scope.key, scope.names, n)
+    end
+    n[CALLS] = n[CALLS] + 1
   end
   return chain
 end

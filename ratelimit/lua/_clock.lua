@@ -1,4 +1,4 @@
--- Refill. Needs _scope.lua, _pace.lua and _window.lua.
+-- Refill. Needs _scope.lua, _pace.lua.
 
 -- everything booked is paid for: whoever still stands behind a cancelled place may start
 local function call_up(n, at)
@@ -38,7 +38,7 @@ local function refill(n, now)
         pour(n, at, n[at + RATE] * open)
       end
     elseif kind ~= IN_FLIGHT then
-      local windows = window_of(n, at, n[AT]) - window_of(n, at, last)
+      local windows = windows().of(n, at, n[AT]) - windows().of(n, at, last)
       if windows > 0 then
         pour(n, at, windows * n[at + BURST])
       end

@@ -12,6 +12,13 @@ end
 -- for each scope of the chain the places of the limits that count something of given, and which of its words; or the
 -- first word that nobody counts
 local function plan_of(chain, given)
+  if #chain == 1 and given == chain[1].names then
+    local places, which = {}, {}
+    for at = HEAD, #chain[1].n - 1, WIDTH do
+      places[#places + 1], which[#which + 1] = at, #which + 1
+    end
+    return {{places = places, which = which}}
+  end
   local index, counted, words, plan = {}, {}, {}, {}
   for word in string.gmatch(given, '[^ ]+') do
     words[#words + 1] = word
@@ -101,14 +108,4 @@ local function wait_of(chain, owed)
     end
   end
   return longest, limit_name(chain, scope, binding)
-end
-
--- a shadow limit counts what it would have refused, and is charged only with what it would have let through
-local function drop_shadowed(n, cost)
-  for at = HEAD, #n - 1, WIDTH do
-    if n[at + SHADOW] == 1 and cost[at] and cost[at] > n[at + LEVEL] then
-      n[at + SHADOWED] = n[at + SHADOWED] + 1
-      cost[at] = nil
-    end
-  end
 end

@@ -46,17 +46,6 @@ local function write_lease(key, number, ends, began, words)
   redis.call('HSET', sibling(key, 'held'), number, began .. ' ' .. table.concat(words, ' '))
 end
 
--- how long leases of the scope last; nil if it has none
-local function lease_s(n)
-  local longest = nil
-  for at = HEAD, #n - 1, WIDTH do
-    if n[at + KIND] == IN_FLIGHT then
-      longest = math.max(longest or 0, n[at + PERIOD])
-    end
-  end
-  return longest
-end
-
 -- the lease of a place that waits so long; its number, 0 if nothing is held. cost, due by the limit's place
 local function take_lease(key, names, n, wait, cost, due)
   local words, at = {}, HEAD
@@ -81,10 +70,9 @@ local function renew_lease(key, n, number, wait)
   redis.call('ZADD', sibling(key, 'leases'), text(n[AT] + math.min(wait, DAY_S) + (lease_s(n) or 0)), number)
 end
 
+-- what nobody renews is given back
 local function sweep(key, names, n)
-  if lease_s(n) then
-    for _, number in ipairs(redis.call('ZRANGEBYSCORE', sibling(key, 'leases'), '-inf', text(n[AT]))) do
-      end_lease(key, names, n, number, false)
-    end
+  for _, number in ipairs(redis.call('ZRANGEBYSCORE', sibling(key, 'leases'), '-inf', text(n[AT]))) do
+    end_lease(key, names, n, number, false)
   end
 end

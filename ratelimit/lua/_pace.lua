@@ -16,3 +16,13 @@ local function seconds_until(full, pace, recovery)
   end
   return ramp + (full - ramped)
 end
+
+-- functions that few scopes need are made only where they are: once, with the first use
+local made = {}
+local function windows()
+  if not made.windows then
+    --#include _window.lua
+    made.windows = {of = window_of, start = window_start}
+  end
+  return made.windows
+end

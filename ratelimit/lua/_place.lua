@@ -1,8 +1,8 @@
 -- The record of a place: lines of text. mode (H held, T taken, S settled), generation, booked_at, first_at, asker, then
 -- of each scope, innermost first: epoch, lease (0: none), how many limits are charged, and limit, cost, due of each.
 
-local OPEN_MS = 86400000
-local SETTLED_MS = 600000
+--#define OPEN_MS 86400000
+--#define SETTLED_MS 600000
 
 local function read_place(key)
   local raw = redis.call('GET', key)

@@ -2,8 +2,8 @@
 -- A quota travels as names, a zero byte, and doubles: pace regained per second, 1 for a passing scope, then rate, burst,
 -- kind, period, anchor, shadow of each limit.
 
-local GIVEN = 6
-local PIECES = 16
+--#define GIVEN 6
+--#define PIECES 16
 
 local function spec_of(names, n)
   local numbers = {n[RECOVERY], n[PASSING]}
@@ -21,14 +21,14 @@ local function presume(key, n, at, name)
   for i = 1, pieces do
     n[LEASED] = n[LEASED] + 1
     local ends = n[AT] + n[at + PERIOD] * i / pieces
-    write_lease(key, text(n[LEASED]), ends, '-', {name, text(n[at + BURST] / pieces), text(n[at + CLOCK])})
+    leases().write(key, text(n[LEASED]), ends, '-', {name, text(n[at + BURST] / pieces), text(n[at + CLOCK])})
   end
 end
 
 -- the share of a window that is left, taken to have been used evenly
 local function rest_of_window(n, at)
-  local window = window_of(n, at, n[AT])
-  local start, ends = window_start(n, at, window), window_start(n, at, window + 1)
+  local window = windows().of(n, at, n[AT])
+  local start, ends = windows().start(n, at, window), windows().start(n, at, window + 1)
   return n[at + BURST] * ((ends - n[AT]) / (ends - start))
 end
 

@@ -1,5 +1,15 @@
 -- A reservation under a key. Needs _again.lua.
 
+-- a shadow limit counts what it would have refused, and is charged only with what it would have let through
+local function drop_shadowed(n, cost)
+  for at = HEAD, #n - 1, WIDTH do
+    if n[at + SHADOW] == 1 and cost[at] and cost[at] > n[at + LEVEL] then
+      n[at + SHADOWED] = n[at + SHADOWED] + 1
+      cost[at] = nil
+    end
+  end
+end
+
 -- charges every scope; the parts of the place
 local function charge(chain, costs, owed, wait)
   local parts = {}
@@ -17,7 +27,9 @@ local function charge(chain, costs, owed, wait)
       end
       at = at + WIDTH
     end
-    part.lease = take_lease(scope.key, scope.names, n, wait, costs[i], due)
+    if scope.lease_s then
+      part.lease = leases().take(scope.key, scope.names, n, wait, costs[i], due)
+    end
     parts[i] = part
   end
   return parts
@@ -56,7 +68,7 @@ local function reserve(chain, key, ask, costs)
   for j, scope in ipairs(chain) do
     drop_shadowed(scope.n, costs[j])
     if old and old.mode == 'H' and old.parts[j] and old.parts[j].lease > 0 then
-      end_lease(scope.key, scope.names, scope.n, text(old.parts[j].lease), false)
+      leases().finish(scope.key, scope.names, scope.n, text(old.parts[j].lease), false)
     end
   end
   place.parts = charge(chain, costs, owed, wait)

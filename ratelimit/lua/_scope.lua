@@ -2,19 +2,47 @@
 -- The key's string is the names of the limits, a zero byte, and little-endian doubles: HEAD numbers of the scope, then
 -- WIDTH numbers of each limit, in the order of the names. codec.py reads the same string.
 
-local RECOVERY, BORN, AT, COOLDOWN, PACE, EPOCH, STRIKES, CLOSED = 1, 2, 3, 4, 5, 6, 7, 8
-local CALLS, GRANTS, DENIALS, REBOOKED, REJECTIONS = 9, 10, 11, 12, 13
-local VERSION, ENDS, LEASED, PASSING = 14, 15, 16, 17
-local HEAD, WIDTH = 17, 11
+-- of a scope
+--#define RECOVERY 1
+--#define BORN 2
+--#define AT 3
+--#define COOLDOWN 4
+--#define PACE 5
+--#define EPOCH 6
+--#define STRIKES 7
+--#define CLOSED 8
+--#define CALLS 9
+--#define GRANTS 10
+--#define DENIALS 11
+--#define REBOOKED 12
+--#define REJECTIONS 13
+--#define VERSION 14
+--#define ENDS 15
+--#define LEASED 16
+--#define PASSING 17
+--#define HEAD 17
 -- of the limit whose numbers follow n[at]
-local RATE, BURST, LEVEL, CLOCK, TAIL, UNTIL = 1, 2, 3, 4, 5, 6
-local KIND, PERIOD, ANCHOR, SHADOW, SHADOWED = 7, 8, 9, 10, 11
+--#define RATE 1
+--#define BURST 2
+--#define LEVEL 3
+--#define CLOCK 4
+--#define TAIL 5
+--#define UNTIL 6
+--#define KIND 7
+--#define PERIOD 8
+--#define ANCHOR 9
+--#define SHADOW 10
+--#define SHADOWED 11
+--#define WIDTH 11
 -- kinds
-local CONTINUOUS, IN_FLIGHT, FIXED, MONTHS = 0, 1, 2, 3
+--#define CONTINUOUS 0
+--#define IN_FLIGHT 1
+--#define FIXED 2
+--#define MONTHS 3
 
-local GRACE_S = 0.5
-local SLOWEST_PACE = 0.05
-local EPSILON = 1e-9
+--#define GRACE_S 0.5
+--#define SLOWEST_PACE 0.05
+--#define EPSILON 1e-9
 
 -- 17 digits bring every double back unchanged
 local function text(number)

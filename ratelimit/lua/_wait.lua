@@ -1,4 +1,4 @@
--- What a reservation owes and how long it waits for it. Needs _scope.lua, _pace.lua and _window.lua.
+-- What a reservation owes and how long it waits for it. Needs _scope.lua, _pace.lua.
 
 -- seconds until every limit has got what it is owed (by the limit's place; limits that are not charged are missing),
 -- and the place of the one that takes longest
@@ -22,8 +22,8 @@ local function wait_for(n, owed)
       else
         wait = math.max(0, n[at + UNTIL] - n[AT])
         if lacking > 0 then
-          local window = window_of(n, at, n[AT]) + math.ceil(lacking / n[at + BURST])
-          wait = math.max(wait, window_start(n, at, window) - n[AT])
+          local window = windows().of(n, at, n[AT]) + math.ceil(lacking / n[at + BURST])
+          wait = math.max(wait, windows().start(n, at, window) - n[AT])
         end
       end
       if wait > slowest then

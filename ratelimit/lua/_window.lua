@@ -1,9 +1,9 @@
 -- Fixed windows: days, months. Needs _scope.lua. The twin of windows.py.
 
-local DAY_S = 86400
+--#define DAY_S 86400
 -- days from 1 March of the year 0 to 1 January 1970
-local EPOCH_DAY = 719468
-local QUADRICENTENNIAL = 146097
+--#define EPOCH_DAY 719468
+--#define QUADRICENTENNIAL 146097
 
 -- calendar months since March of the year 0, so that a leap day ends a year
 local function month_of(t)

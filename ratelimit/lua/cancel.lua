@@ -11,11 +11,8 @@
 
 --#include _scope.lua
 --#include _pace.lua
---#include _window.lua
 --#include _wait.lua
 --#include _clock.lua
---#include _lease.lua
---#include _quota.lua
 --#include _begin.lua
 --#include _place.lua
 
@@ -44,7 +41,7 @@ for _, scope in ipairs(chain) do
     i = i + 2
   end
   if known and lease ~= '0' then
-    end_lease(scope.key, names, n, lease, false)
+    leases().finish(scope.key, names, n, lease, false)
   end
 end
 return {found and outcome or 'lost', write_all(chain)}

@@ -7,11 +7,8 @@
 
 --#include _scope.lua
 --#include _pace.lua
---#include _window.lua
 --#include _wait.lua
 --#include _clock.lua
---#include _lease.lua
---#include _quota.lua
 --#include _begin.lua
 
 local chain = begin(1, ARGV[1])
@@ -25,5 +22,5 @@ if n[CLOSED] == cause then
 end
 n[CLOSED] = cause
 n[COOLDOWN] = cause == 0 and n[AT] or math.huge
-note_change(scope.key, n, redis.call('GET', sibling(scope.key, 'quota')) or '', ARGV[3])
+quotas().note_change(scope.key, n, redis.call('GET', sibling(scope.key, 'quota')) or '', ARGV[3])
 return {1, write(scope)}

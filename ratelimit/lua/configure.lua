@@ -13,14 +13,11 @@
 
 --#include _scope.lua
 --#include _pace.lua
---#include _window.lua
 --#include _wait.lua
 --#include _clock.lua
---#include _lease.lua
---#include _quota.lua
 --#include _begin.lua
 
-local key, names, n = KEYS[1], nil, nil
+local key, quota, names, n = KEYS[1], quotas(), nil, nil
 local chain = begin(1, ARGV[1])
 if chain then
   names, n = chain[1].names, chain[1].n
@@ -47,13 +44,13 @@ elseif ARGV[5] == '' then
   n[ENDS] = 0
 else
   if n[ENDS] == 0 then
-    redis.call('SET', before, (redis.call('GET', sibling(key, 'quota')) or '{}') .. '\0' .. spec_of(names, n))
+    redis.call('SET', before, (redis.call('GET', sibling(key, 'quota')) or '{}') .. '\0' .. quota.spec_of(names, n))
   end
   n[ENDS] = n[AT] + tonumber(ARGV[5])
 end
-names, n = set_limits(key, names, n, ARGV[6], ARGV[4] == 'full')
+names, n = quota.set_limits(key, names, n, ARGV[6], ARGV[4] == 'full')
 if ARGV[8] ~= '' then
-  note_change(key, n, ARGV[7], ARGV[8])
+  quota.note_change(key, n, ARGV[7], ARGV[8])
 end
 write({key = key, names = names, n = n})
 return 1

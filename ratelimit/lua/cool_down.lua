@@ -12,15 +12,13 @@
 
 --#include _scope.lua
 --#include _pace.lua
---#include _window.lua
 --#include _wait.lua
 --#include _clock.lua
---#include _lease.lua
---#include _quota.lua
 --#include _begin.lua
 --#include _place.lua
 
-local FIRST_S, LONGEST_S = 2, 60
+--#define FIRST_S 2
+--#define LONGEST_S 60
 
 local chain = begin(1, ARGV[1])
 if not chain then

@@ -6,11 +6,8 @@
 
 --#include _scope.lua
 --#include _pace.lua
---#include _window.lua
 --#include _wait.lua
 --#include _clock.lua
---#include _lease.lua
---#include _quota.lua
 --#include _begin.lua
 
 local chain = begin(1, ARGV[1])
@@ -20,7 +17,7 @@ end
 local scope, found = chain[1], 0
 for i = 2, #ARGV do
   if redis.call('HEXISTS', sibling(scope.key, 'held'), ARGV[i]) == 1 then
-    renew_lease(scope.key, scope.n, ARGV[i], 0)
+    leases().renew(scope.key, scope.n, ARGV[i], 0)
     found = found + 1
   end
 end

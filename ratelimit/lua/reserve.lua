@@ -14,22 +14,24 @@
 
 --#include _scope.lua
 --#include _pace.lua
---#include _window.lua
 --#include _wait.lua
 --#include _clock.lua
---#include _lease.lua
---#include _quota.lua
 --#include _begin.lua
 --#include _cost.lua
---#include _place.lua
---#include _again.lua
---#include _reserve.lua
+--#include _row.lua
 --#include _alike.lua
 
 local count = tonumber(ARGV[2])
 local chain = begin(count, ARGV[1])
 if not chain then
   return nil
+end
+local keyed
+if KEYS[count + 1] then
+  --#include _place.lua
+  --#include _again.lua
+  --#include _reserve.lua
+  keyed = reserve
 end
 local answers, plans, key = {''}, {}, count + 1
 for i = 3, #ARGV, 4 do
@@ -46,7 +48,7 @@ for i = 3, #ARGV, 4 do
     if flags == '' then
       reply = reserve_alike(chain, numbers[1], costs, numbers[2])
     else
-      reply = reserve(chain, KEYS[key], {max_wait = numbers[1], hold = flags == 'kh', asker = ARGV[i + 1]}, costs)
+      reply = keyed(chain, KEYS[key], {max_wait = numbers[1], hold = flags == 'kh', asker = ARGV[i + 1]}, costs)
     end
   end
   answers[#answers + 1] = reply

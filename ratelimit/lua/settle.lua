@@ -14,11 +14,8 @@
 
 --#include _scope.lua
 --#include _pace.lua
---#include _window.lua
 --#include _wait.lua
 --#include _clock.lua
---#include _lease.lua
---#include _quota.lua
 --#include _begin.lua
 --#include _cost.lua
 --#include _place.lua
@@ -61,7 +58,7 @@ for j, scope in ipairs(chain) do
       at = at + WIDTH
     end
     if parts[j].lease ~= '0' then
-      end_lease(scope.key, scope.names, n, parts[j].lease, true)
+      leases().finish(scope.key, scope.names, n, parts[j].lease, true)
     end
   end
 end
