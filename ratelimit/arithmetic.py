@@ -108,12 +108,11 @@ def wait_for(
     return wait, binding
 
 
-_CLOSED_BY = {Closed.NO: "cooldown", Closed.FROZEN: "frozen", Closed.BILLING: "billing"}
-
-
-def closed_by(closed: Closed) -> str:
-    """What stands for a limit where none makes the wait."""
-    return _CLOSED_BY[closed]
+def bound_by(limit: str | None, closed: Closed) -> str:
+    """What makes a wait: a limit, or whatever closes the scope."""
+    if closed is not Closed.NO:
+        return "frozen" if closed is Closed.FROZEN else "billing"
+    return limit or "cooldown"
 
 
 @cache

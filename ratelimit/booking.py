@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ratelimit import flow
-from ratelimit.arithmetic import closed_by, expired, shortfall, unit_of, wait_for
+from ratelimit.arithmetic import bound_by, expired, shortfall, unit_of, wait_for
 from ratelimit.places import Ask, Booking, Kind, Origin, Outcome, Part
 from ratelimit.state import Record, Scope
 
@@ -93,7 +93,7 @@ def _wait(names: Sequence[str], chain: Chain, owed: Costs) -> tuple[float, str]:
     for i, scope in enumerate(chain):
         wait, limit = wait_for(scope.buckets, owed[i], scope.at, scope.cooldown_until, scope.pace, scope.recovery)
         if wait > longest:
-            longest, binding = wait, _limit_name(names, i, limit or closed_by(scope.closed))
+            longest, binding = wait, _limit_name(names, i, bound_by(limit, scope.closed))
     return longest, binding
 
 

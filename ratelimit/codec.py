@@ -7,7 +7,7 @@ from functools import cache
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from ratelimit.arithmetic import closed_by, unit_of
+from ratelimit.arithmetic import unit_of
 from ratelimit.keys import place_key, scope_key
 from ratelimit.model import span
 from ratelimit.places import (
@@ -171,8 +171,7 @@ def _at_once(entry: Entry, numbers: Sequence[float], clocks: Readings) -> Bookin
         at += 1
         parts.append(Part(clock.epoch, 0, cost, due))
     now = clocks[0].now if len(clocks) == 1 else max(clock.now for clock in clocks)
-    limit = closed_by(clocks[0].closed)
-    return Booking(Outcome.TAKEN, Origin.BOOKED, 0.0, limit, 1, now, now, tuple(parts))
+    return Booking(Outcome.TAKEN, Origin.BOOKED, 0.0, "cooldown", 1, now, now, tuple(parts))
 
 
 class _Spread:

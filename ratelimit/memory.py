@@ -23,6 +23,7 @@ class MemoryStore:
         self._clock = clock
         self._swept_at = clock()
         self._changes: dict[str, list[Change]] = {}
+        self._before: dict[str, tuple[Quota, float]] = {}
 
     def book(self, scopes: Sequence[str], asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
         """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
@@ -91,19 +92,39 @@ class MemoryStore:
         now: float | None = None,
     ) -> bool:
         """Set the quota; with `seed` only if there is none, with `expect` only over that version."""
-        done = self.model.configure(quota, full=full, seed=seed, expect=expect, for_s=for_s, now=self._now(now))
+        at = self._now(now)
+        if quota.scope in self.model.scopes:
+            self.model.inspect(quota.scope, now=at)
+        self._sync(quota.scope)
+        before = self._changes[quota.scope][0].quota if quota.scope in self._changes else quota
+        done = self.model.configure(quota, full=full, seed=seed, expect=expect, for_s=for_s, now=at)
         if done:
+            scope = self.model.scopes[quota.scope]
+            if scope.ends == 0:
+                self._before.pop(quota.scope, None)
+            else:
+                self._before[quota.scope] = (self._before.get(quota.scope, (before, 0.0))[0], scope.ends)
             self._note(quota, by, reason, "set", for_s)
         return done
 
     async def quota(self, scope: str) -> Quota | None:
         """The quota in force."""
+        self._sync(scope)
         found = self._changes.get(scope)
         return found[0].quota if found else None
 
     async def changes(self, scope: str, limit: int) -> list[Change]:
         """Changes of the quota, newest first."""
+        self._sync(scope)
         return self._changes.get(scope, [])[:limit]
+
+    def _sync(self, scope: str) -> None:
+        # a quota that was set for a while has ended by itself
+        kept = self.model.scopes.get(scope)
+        if kept is not None and kept.ends == 0 and scope in self._before:
+            quota, at = self._before.pop(scope)
+            ended = Change(at=at, version=kept.version, by="", reason="", quota=quota, action="end")
+            self._changes[scope].insert(0, ended)
 
     def _note(self, quota: Quota, by: str, reason: str, action: str, for_s: float | None) -> None:
         scope = self.model.scopes[quota.scope]

@@ -20,7 +20,7 @@ def wait_of(scopes: Sequence[str], readings: Readings, owed: Sequence[Mapping[st
             reading.dials, owed[i], reading.now, reading.cooldown_until, reading.pace, reading.recovery
         )
         if wait > longest:
-            longest, binding = wait, limit or arithmetic.closed_by(reading.closed)
+            longest, binding = wait, arithmetic.bound_by(limit, reading.closed)
             if i > 0:
                 binding = f"{binding}@{scopes[i]}"
     return longest, binding

@@ -24,9 +24,9 @@ end
 
 -- the first denial denies all behind it alike: it changes nothing
 local function reserve_alike(chain, max_wait, costs, count)
-  local i, at = too_large(chain, costs)
-  if i then
-    return {'too_large', 'none', limit_name(chain, i, at), '', pack({0})}
+  local never = too_large(chain, costs)
+  if never then
+    return {'too_large', 'none', never, '', pack({0})}
   end
   local numbers, row, limit = levels_of(chain), row_of(chain, costs), ''
   if plenty(row, count) and closed_for(chain) <= max_wait then

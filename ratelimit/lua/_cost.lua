@@ -61,26 +61,21 @@ local function costs_of(plan, values, first)
   return costs
 end
 
--- the first limit that could never grant so much, by its scope and place
+-- a limit of an outer scope is named with its scope
+local function with_scope(chain, i, name)
+  return i == 1 and name or name .. '@' .. string.match(chain[i].key, ':state:(.*)$')
+end
+
+-- the name of the first limit that could never grant so much
 local function too_large(chain, costs)
   for i, scope in ipairs(chain) do
     local n = scope.n
     for at = HEAD, #n - 1, WIDTH do
       if n[at + KIND] ~= CONTINUOUS and n[at + SHADOW] == 0 and (costs[i][at] or 0) > n[at + BURST] then
-        return i, at
+        return with_scope(chain, i, name_at(scope.names, at))
       end
     end
   end
-end
-
--- a limit of an outer scope is named with its scope
-local function limit_name(chain, i, at)
-  local scope = chain[i]
-  local name = name_at(scope.names, scope.n, at)
-  if i == 1 then
-    return name
-  end
-  return name .. '@' .. string.match(scope.key, ':state:(.*)$')
 end
 
 -- what each scope owes; a shadow limit never makes anybody wait
@@ -107,5 +102,5 @@ local function wait_of(chain, owed)
       longest, scope, binding = wait, i, at
     end
   end
-  return longest, limit_name(chain, scope, binding)
+  return longest, with_scope(chain, scope, bound_by(chain[scope].names, chain[scope].n, binding))
 end

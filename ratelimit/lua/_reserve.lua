@@ -50,9 +50,9 @@ local function reserve(chain, key, ask, costs)
       place.first_at, origin = old.first_at, 'rebooked'
     end
   end
-  local i, at = too_large(chain, costs)
-  if i then
-    return {'too_large', 'none', limit_name(chain, i, at), '', pack({0})}
+  local never = too_large(chain, costs)
+  if never then
+    return {'too_large', 'none', never, '', pack({0})}
   end
   local owed = owed_by(chain, costs)
   local wait, limit = wait_of(chain, owed)

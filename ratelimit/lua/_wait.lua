@@ -38,11 +38,8 @@ local function wait_for(n, owed)
   return wait, binding
 end
 
--- the name of the limit at a place; without one, what closes the scope
-local function name_at(names, n, place)
-  if not place then
-    return n[CLOSED] == 1 and 'frozen' or n[CLOSED] == 2 and 'billing' or 'cooldown'
-  end
+-- the name of the limit at a place
+local function name_at(names, place)
   local at = HEAD
   for name in string.gmatch(names, '[^ ]+') do
     if at == place then
@@ -50,4 +47,12 @@ local function name_at(names, n, place)
     end
     at = at + WIDTH
   end
+end
+
+-- what makes a wait: the limit at a place, or whatever closes the scope
+local function bound_by(names, n, place)
+  if n[CLOSED] ~= 0 then
+    return n[CLOSED] == 1 and 'frozen' or 'billing'
+  end
+  return place and name_at(names, place) or 'cooldown'
 end
