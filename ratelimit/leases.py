@@ -56,15 +56,19 @@ class Leases:
         try:
             while self._held and not self._closing.is_set():
                 await self._clock.wait(self._closing, self._pause)
-                by_scope: dict[str, list[int]] = defaultdict(list)
-                for holder in list(self._held.values()):
-                    for scope, part in zip(self._chains[holder.scope], holder.parts, strict=True):
-                        if part.lease:
-                            by_scope[scope].append(part.lease)
-                for scope, numbers in by_scope.items():
+                for scope, numbers in self._numbers().items():
                     await self._try(scope, numbers)
         finally:
             self._renewing = None
+
+    def _numbers(self) -> dict[str, list[int]]:
+        # a method of its own: a task that waits must hold on to no holder
+        by_scope: dict[str, list[int]] = defaultdict(list)
+        for holder in list(self._held.values()):
+            for scope, part in zip(self._chains[holder.scope], holder.parts, strict=True):
+                if part.lease:
+                    by_scope[scope].append(part.lease)
+        return by_scope
 
     async def _try(self, scope: str, numbers: list[int]) -> None:
         try:

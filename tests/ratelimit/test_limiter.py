@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import pickle
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -7,10 +8,20 @@ from datetime import timedelta
 import pytest
 
 from ratelimit import events
-from ratelimit.errors import BadCost, CostTooLarge, Denied, RateLimitError, StoreLost, UnknownLimit, UnknownScope
+from ratelimit.errors import (
+    NEVER,
+    BadCost,
+    BadQuota,
+    CostTooLarge,
+    Denied,
+    RateLimitError,
+    StoreLost,
+    UnknownLimit,
+    UnknownScope,
+)
 from ratelimit.limiter import Denial, Limiter, Permit, Place
 from ratelimit.memory import MemoryStore
-from ratelimit.places import Ask, Readings, Rejection
+from ratelimit.places import Ask, Closed, Kind, Readings, Rejection
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import Answer, RedisStore
 
@@ -378,3 +389,153 @@ async def test_observing_tells_whether_somebody_else_uses_the_key(limiter: Limit
     assert await limiter.observe(SCOPE, {"requests": 0})
     with pytest.raises(BadCost):
         await limiter.observe(SCOPE, {"requests": -1})
+
+
+ORG, ACME = "openai/org", "openai/sim/acme"
+NESTED = {
+    SCOPE: Quota(scope=SCOPE, limits={"requests": Limit(capacity=60, burst=10)}, within=ORG),
+    ORG: Quota(scope=ORG, limits={"requests": Limit(capacity=600, burst=100)}),
+    f"{SCOPE}/*": Quota(scope=f"{SCOPE}/*", limits={"requests": Limit(capacity=60, burst=2)}),
+}
+
+
+@pytest.fixture
+async def nested(store: CountingStore, clock: JumpingClock, told: list[events.Event]) -> AsyncIterator[Limiter]:
+    async with Limiter(store, NESTED, observer=told.append, clock=clock) as found:
+        await found.configure(NESTED[SCOPE], full=True)
+        await found.configure(NESTED[ORG], full=True)
+        yield found
+
+
+async def test_a_tenants_share_is_made_when_it_first_asks_and_starts_full(nested: Limiter) -> None:
+    permit = await nested.acquire(ACME, {"requests": 2}, max_wait=s(0))
+    levels = [(await nested.inspect(scope)).limits["requests"].level for scope in (ACME, SCOPE, ORG)]
+    assert levels == [0, 8, 98]
+    with pytest.raises(Denied, match="openai/sim/acme requests"):
+        await nested.acquire(ACME, ONE, max_wait=s(0))
+    await nested.acquire("openai/sim/other", {"requests": 2}, max_wait=s(0))
+    await nested.settle(permit, {"requests": 1})
+    assert (await nested.inspect(ORG)).limits["requests"].level == 97
+
+
+async def test_a_template_that_was_changed_live_holds_for_tenants_that_come_later(nested: Limiter) -> None:
+    template = Quota(scope=f"{SCOPE}/*", limits={"requests": Limit(capacity=60, burst=7)})
+    await nested.configure(template)
+    await nested.acquire(ACME, ONE, max_wait=s(0))
+    assert (await nested.inspect(ACME)).limits["requests"].level == 6
+
+
+async def test_a_rejection_closes_what_the_provider_counts_by_not_the_tenant(nested: Limiter) -> None:
+    permit = await nested.acquire(ACME, ONE, max_wait=s(0))
+    await nested.cool_down(ACME, retry_after=s(9), permit=permit)
+    closed = {scope: (await nested.inspect(scope)).closed_for for scope in (ACME, SCOPE, ORG)}
+    assert closed == {ACME: s(0), SCOPE: s(9), ORG: s(0)}
+    with pytest.raises(Denied, match="requests@openai/sim"):
+        await nested.acquire("openai/sim/other", ONE, max_wait=s(0))
+
+
+async def test_quotas_that_contradict_each_other_are_refused_by_name(store: CountingStore) -> None:
+    def one(scope: str, capacity: float, within: str | None = None) -> Quota:
+        return Quota(scope=scope, limits={"requests": Limit(capacity=capacity)}, within=within)
+
+    for quotas, said in (
+        ([one("a/x", 5, "a/y")], "lies within 'a/y', which has no quota"),
+        ([one("a/x", 5, "a/y"), one("a/y", 5, "a/x")], "lies within itself: a/x -> a/y -> a/x"),
+        ([one("a/x", 50, "a/y"), one("a/y", 5)], "is more than the"),
+    ):
+        with pytest.raises(BadQuota, match=said):
+            Limiter(store, {quota.scope: quota for quota in quotas})
+    with pytest.raises(BadQuota, match="another scope of the same provider"):
+        one("a/x", 5, "b/y")
+
+
+FLIGHTS = Quota(scope=SCOPE, limits={"in_flight": Limit(capacity=2, period=timedelta(seconds=30), kind=Kind.IN_FLIGHT)})
+
+
+@pytest.fixture
+async def flights(store: CountingStore, clock: JumpingClock) -> AsyncIterator[Limiter]:
+    async with Limiter(store, {SCOPE: FLIGHTS}, clock=clock) as found:
+        await found.configure(FLIGHTS, full=True)
+        yield found
+
+
+async def test_who_waits_starts_when_a_call_in_flight_ends(flights: Limiter, clock: JumpingClock) -> None:
+    permits = [await flights.acquire(SCOPE, ONE, max_wait=s(0)) for _ in range(2)]
+    waiting = asyncio.create_task(flights.acquire(SCOPE, ONE, max_wait=s(600)))
+    await clock.reach(1100)
+    assert not waiting.done()
+    await flights.settle(permits[0], {})
+    assert (await waiting).waited.total_seconds() == pytest.approx(clock.now - 1000, abs=1)
+
+
+async def test_a_permit_is_renewed_while_it_is_held_and_let_go_when_it_is_dropped(
+    flights: Limiter, clock: JumpingClock
+) -> None:
+    kept = await flights.acquire(SCOPE, ONE, max_wait=s(0))
+    dropped = await flights.acquire(SCOPE, ONE, max_wait=s(0))
+    assert kept.id != dropped.id
+    await clock.reach(1100)
+    assert await level(flights, "in_flight") == 0
+    del dropped
+    gc.collect()
+    await clock.reach(1200)
+    assert await level(flights, "in_flight") == 1
+
+
+async def test_a_call_that_waits_too_long_for_others_to_end_is_denied(flights: Limiter) -> None:
+    permits = [await flights.acquire(SCOPE, ONE, max_wait=s(0)) for _ in range(2)]
+    with pytest.raises(Denied, match="in_flight"):
+        await flights.acquire(SCOPE, ONE, max_wait=s(20))
+    assert len(permits) == 2
+    with pytest.raises(CostTooLarge, match="in_flight can never grant so much: at most 2 at once"):
+        await flights.acquire(SCOPE, {"requests": 3}, max_wait=s(20))
+
+
+async def test_a_cancelled_permit_gives_its_cost_back_once(limiter: Limiter, told: list[events.Event]) -> None:
+    permit = await limiter.acquire(SCOPE, {"requests": 4}, max_wait=s(0))
+    await limiter.cancel(permit)
+    await limiter.cancel(permit)
+    assert await level(limiter) == 10
+    assert told[-1] == events.Cancelled(scope=SCOPE)
+    assert told.count(told[-1]) == 1
+
+
+async def test_a_frozen_scope_says_so_and_opens_again(limiter: Limiter, told: list[events.Event]) -> None:
+    assert await limiter.close(SCOPE, by="ann", reason="audit")
+    assert not await limiter.close(SCOPE, by="ann")
+    with pytest.raises(Denied, match="openai/sim frozen: closed until it is opened") as caught:
+        await limiter.acquire(SCOPE, ONE, max_wait=s(1e9))
+    assert caught.value.retry_after == NEVER
+    assert await limiter.open(SCOPE, by="ann")
+    await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+    assert [e.cause for e in told if isinstance(e, events.Shut)] == [Closed.FROZEN, Closed.NO]
+
+
+async def test_whoever_waits_when_a_scope_is_closed_is_told(limiter: Limiter, clock: JumpingClock) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+    waiting = asyncio.create_task(limiter.acquire(SCOPE, {"requests": 9}, max_wait=s(60)))
+    await clock.reach(1001)
+    await limiter.close(SCOPE, Closed.BILLING, reason="insufficient_quota")
+    with pytest.raises(Denied, match="openai/sim billing"):
+        await waiting
+
+
+async def test_a_shadow_limit_tells_what_it_would_have_refused(limiter: Limiter, told: list[events.Event]) -> None:
+    shadow = Quota(scope=SCOPE, limits={"requests": Limit(capacity=60, burst=1, shadow=True)})
+    await limiter.configure(shadow)
+    for _ in range(3):
+        await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+    assert told.count(events.Shadowed(scope=SCOPE, limit="requests")) == 2
+
+
+async def test_asks_wait_for_a_look_that_comes_soon_anyway(limiter: Limiter, store: CountingStore) -> None:
+    await limiter.acquire(SCOPE, {"requests": 10}, max_wait=s(0))
+
+    async def agent() -> None:
+        for _ in range(5):
+            await limiter.acquire(SCOPE, {"requests": 0.02}, max_wait=s(60))
+
+    before = len(store.batches) + len(store.looks)
+    await asyncio.gather(*(agent() for _ in range(20)))
+    # one call a grant: what asks and what looks travel together
+    assert len(store.batches) + len(store.looks) - before <= 120

@@ -1,9 +1,18 @@
 import os
 
+import pytest
+
 from tests.ratelimit.machine import drive
 
-EXAMPLES = int(os.environ.get("FLEET_STATE_MACHINE_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("FLEET_STATE_MACHINE_EXAMPLES", "60"))
 
 
-def test_the_lua_equals_the_model(valkey: str) -> None:
-    drive(valkey, EXAMPLES)
+@pytest.mark.parametrize("server", ["valkey", "redis7"])
+def test_the_lua_equals_the_model(request: pytest.FixtureRequest, server: str) -> None:
+    drive(request.getfixturevalue(server), EXAMPLES)
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("server", ["valkey", "redis7"])
+def test_the_lua_equals_the_model_in_a_thousand_machines(request: pytest.FixtureRequest, server: str) -> None:
+    drive(request.getfixturevalue(server), 1000)
