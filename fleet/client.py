@@ -18,6 +18,7 @@ from fleet.contracts import names
 from fleet.contracts.runs import Outcome, RunInput, RunResult, RunStatus
 from fleet.errors import BadInput, UnknownRun, Unreachable
 from fleet.manifest import AGENTS_POOL, Manifest
+from fleet.rates import NAME
 from fleet.settings import Settings
 
 STATES = {
@@ -94,6 +95,8 @@ class FleetClient:
         """
         if not goal.strip():
             raise BadInput("the goal is empty: say what the agent is to do")
+        if not NAME.fullmatch(tenant):
+            raise BadInput(f"tenant {tenant!r}: must be letters, digits, _ . : -, at most 64")
         if not 1 <= priority <= 5:
             raise BadInput(f"priority {priority} is not between 1 (first) and 5")
         definition = agents.definition(self._manifest, agent)

@@ -1,6 +1,5 @@
 """What is the fleet? `fleet.toml`, typed: providers, quotas, pools, agents. Unknown keys are errors with their path."""
 
-import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -8,92 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from fleet.contracts.tools import TOOLS
 from fleet.errors import BadInput
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)([kM]?)/(s|m|h|d)")
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kM]?)")
-_SCALE = {"": 1.0, "k": 1e3, "M": 1e6}
+from fleet.rates import SCOPE, UNITS, Duration, QuotaSpec, Table, Wait, unit_of
 
 
-def _duration(value: Any) -> Any:
-    if isinstance(value, str):
-        found = _DURATION.fullmatch(value)
-        if not found:
-            raise ValueError(f"{value!r} is not a duration such as '500ms', '2s', '30m', '24h'")
-        return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
-    return value
-
-
-def _count(value: Any) -> Any:
-    if isinstance(value, str):
-        found = _COUNT.fullmatch(value)
-        if not found:
-            raise ValueError(f"{value!r} is not a count such as '500', '90k', '1.5M'")
-        return float(found[1]) * _SCALE[found[2]]
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
-Wait = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
-Count = Annotated[float, BeforeValidator(_count), Field(gt=0, allow_inf_nan=False)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rate(_Table):
-    """One limit of a quota: `"500/m"`, or a table with a burst."""
-
-    units: Count
-    per: Duration = timedelta(minutes=1)
-    burst: Count | None = None
-    """Most units at once after idling. Default: `units`. Smaller where a provider enforces shorter windows."""
-
-
-def _rate(value: Any) -> Any:
-    if isinstance(value, dict) and isinstance(value.get("rate"), str):
-        rest = {k: v for k, v in value.items() if k != "rate"}
-        return {**_rate(value["rate"]), **rest}
-    if not isinstance(value, str):
-        return value
-    found = _RATE.fullmatch(value)
-    if not found:
-        raise ValueError(f"{value!r} is not a rate such as '500/m', '200k/m', '5/s'")
-    units = float(found[1]) * _SCALE[found[2]]
-    if not (units > 0 and math.isfinite(units)):
-        raise ValueError(f"{value!r}: a rate must be greater than zero")
-    return {"units": units, "per": timedelta(seconds=_UNITS[found[3]])}
-
-
-RateSpec = Annotated[Rate, BeforeValidator(_rate)]
-
-
-class QuotaSpec(_Table):
-    """What a provider grants for one scope, all limits together."""
-
-    requests: RateSpec | None = None
-    tokens: RateSpec | None = None
-    input_tokens: RateSpec | None = None
-    output_tokens: RateSpec | None = None
-    messages: RateSpec | None = None
-    headroom: float = Field(default=0.98, gt=0, le=1)
-    """Share of the provider's limit that the fleet plans to use."""
-
-    def limits(self) -> dict[str, Rate]:
-        """The limits that are set, by name."""
-        return {name: rate for name in LIMITS if (rate := getattr(self, name)) is not None}
-
-
-LIMITS = ("requests", "tokens", "input_tokens", "output_tokens", "messages")
-
-
-class ModelProvider(_Table):
+class ModelProvider(Table):
     """An OpenAI- or Anthropic-compatible API."""
 
     kind: Literal["openai", "anthropic"]
@@ -103,7 +24,7 @@ class ModelProvider(_Table):
     timeout: Duration = timedelta(minutes=5)
 
 
-class SearchProvider(_Table):
+class SearchProvider(Table):
     """A search API, or the local corpus."""
 
     kind: Literal["corpus", "searxng", "brave", "tavily"]
@@ -115,7 +36,7 @@ class SearchProvider(_Table):
     """Whether `fetch` may read from private and loopback addresses."""
 
 
-class MailProvider(_Table):
+class MailProvider(Table):
     """An SMTP relay."""
 
     kind: Literal["smtp"]
@@ -133,7 +54,7 @@ class MailProvider(_Table):
 Provider = Annotated[ModelProvider | SearchProvider | MailProvider, Field(discriminator="kind")]
 
 
-class PoolSpec(_Table):
+class PoolSpec(Table):
     """A worker pool: one task queue, any number of processes."""
 
     task_queue: str | None = None
@@ -148,7 +69,7 @@ class PoolSpec(_Table):
     """Which provider serves the pool's tools. Default: the pool's name."""
 
 
-class BudgetSpec(_Table):
+class BudgetSpec(Table):
     """What one run may spend."""
 
     steps: int = Field(default=20, ge=1, le=10_000)
@@ -156,7 +77,7 @@ class BudgetSpec(_Table):
     deadline: Duration = timedelta(hours=24)
 
 
-class PolicySpec(_Table):
+class PolicySpec(Table):
     """How long one call may take and how often a provider may fail."""
 
     max_failures: int = Field(default=10, ge=1)
@@ -165,7 +86,7 @@ class PolicySpec(_Table):
     call_deadline: Duration = timedelta(hours=24)
 
 
-class AgentSpec(_Table):
+class AgentSpec(Table):
     """An agent: instructions, a model, tools, a budget."""
 
     model: str = Field(pattern=r"^[^/\s]+/\S+$")
@@ -176,13 +97,17 @@ class AgentSpec(_Table):
     policy: PolicySpec = PolicySpec()
 
 
-class Manifest(_Table):
+class Manifest(Table):
     """The whole file."""
 
     providers: dict[str, Provider]
     quotas: dict[str, QuotaSpec] = Field(default_factory=dict)
     pools: dict[str, PoolSpec]
     agents: dict[str, AgentSpec]
+
+    def scopes(self) -> list[str]:
+        """The scopes that have a quota, but for templates of tenants' shares."""
+        return [scope for scope in self.quotas if not scope.endswith("/*")]
 
     def task_queue(self, pool: str) -> str:
         """Task queue that the pool serves."""
@@ -228,7 +153,10 @@ def examine(path: Path) -> tuple[Manifest | None, list[str]]:
 
 def _path(loc: tuple[int | str, ...]) -> str:
     # pydantic names the chosen member of a union as a step of the path; the file has no such step
-    steps = [s for i, s in enumerate(loc) if not (i == 2 and loc[0] == "providers")]
+    # nor one for the limits of a quota
+    steps = [
+        s for i, s in enumerate(loc) if not (i == 2 and (loc[0] == "providers" or (loc[0], s) == ("quotas", "rates")))
+    ]
     return ".".join(f'"{s}"' if isinstance(s, str) and not re.fullmatch(r"[\w-]+", s) else str(s) for s in steps)
 
 
@@ -270,28 +198,40 @@ def _quota_references(quotas: dict[str, Any], providers: dict[str, Any]) -> Iter
     whole: dict[str, str] = {}
     for scope in quotas:
         if not SCOPE.fullmatch(scope):
-            yield f'quotas."{scope}": must look like provider/model (letters, digits, _ . : -)'
+            yield f'quotas."{scope}": must look like provider/model (letters, digits, _ . : -), or end in /*'
             continue
         provider = scope.partition("/")[0]
         kind = _table(providers, provider).get("kind")
         # a pool's provider is one scope, however it is named; a model provider has one for each model
-        charged = _CHARGED.get(str(kind), ("requests",) if kind in _SEARCH_KINDS else LIMITS)
-        limits = [name for name in LIMITS if name in _table(quotas, scope)]
+        charged = _CHARGED.get(str(kind), ("requests",) if kind in _SEARCH_KINDS else UNITS)
+        limits = [name for name in _table(quotas, scope) if unit_of(name) in UNITS]
+        whole_of = kind in ("openai", "anthropic") or scope.endswith("/*") or _is_outer(scope, quotas)
         if provider not in providers:
             yield f'quotas."{scope}": there is no [providers.{provider}]'
         elif not limits:
             yield f'quotas."{scope}": has no limit; set one of {", ".join(charged)}'
-        elif kind not in ("openai", "anthropic") and whole.setdefault(provider, scope) != scope:
+        elif not whole_of and whole.setdefault(provider, scope) != scope:
             yield f'quotas."{scope}": providers.{provider} has its quota in "{whole[provider]}" already'
         for name in limits:
-            if name not in charged:
+            if unit_of(name) not in charged:
                 yield f'quotas."{scope}".{name}: is never charged by kind {kind!r}; set one of {", ".join(charged)}'
+        yield from _nesting(scope, quotas)
+
+
+def _is_outer(scope: str, quotas: dict[str, Any]) -> bool:
+    return any(_table(quotas, other).get("within") == scope for other in quotas)
+
+
+def _nesting(scope: str, quotas: dict[str, Any]) -> Iterator[str]:
+    outer = _table(quotas, scope).get("within", scope[:-2] if scope.endswith("/*") else None)
+    if outer is not None and outer not in quotas:
+        yield f'quotas."{scope}": lies within {outer!r}, which has no quota'
 
 
 _CHARGED = {
     "openai": ("requests", "tokens", "input_tokens", "output_tokens"),
     "anthropic": ("requests", "tokens", "input_tokens", "output_tokens"),
-    "smtp": ("messages",),
+    "smtp": ("messages", "recipients"),
 }
 
 
@@ -314,9 +254,6 @@ def _pool_references(providers: dict[str, Any], pools: dict[str, Any]) -> Iterat
     if AGENTS_POOL not in pools:
         yield f"pools.{AGENTS_POOL}: is required: it runs the workflows"
 
-
-SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}(/[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}){1,4}")
-"""What a quota may be named; the limiter's own rule, told here so that `fleet check` knows it."""
 
 _SEARCH_KINDS = ("corpus", "searxng", "brave", "tavily")
 

@@ -9,6 +9,7 @@ import httpx2
 import tomli_w
 
 from fleet.manifest import MailProvider, Manifest, ModelProvider
+from fleet.rates import UNITS
 
 SIM_KEY = "sk-sim-fleet-0001"  # not a secret: the simulators accept it
 SIM_KEY_FILE = "simulators.key"
@@ -17,7 +18,7 @@ SIM_KEY_FILE = "simulators.key"
 def options(manifest: Manifest) -> dict[str, Any]:
     """Simulator options that make each provider enforce what the manifest says it grants."""
     found: dict[str, Any] = {}
-    for scope, spec in manifest.quotas.items():
+    for scope in manifest.scopes():
         provider, _, model = scope.partition("/")
         kind = manifest.providers[provider].kind
         limits = {
@@ -27,7 +28,8 @@ def options(manifest: Manifest) -> dict[str, Any]:
                 "burst": rate.burst or rate.units,
                 "window": "continuous",
             }
-            for name, rate in spec.limits().items()
+            for name, rate in manifest.quotas[scope].limits().items()
+            if name in UNITS and not rate.shadow and rate.returns == "continuously"
         }
         if kind in ("openai", "anthropic"):
             found.setdefault(kind, {"models": {}, "keys": [SIM_KEY]})["models"][model] = limits

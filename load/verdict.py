@@ -10,6 +10,7 @@ import typer
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.history import Story
 from fleet.manifest import Manifest
+from fleet.rates import unit_of
 from load.local import LocalFleet
 from load.providers import Ledgers
 from load.watch import Sample, of_scope
@@ -55,10 +56,10 @@ async def gather(
 ) -> Evidence:
     """Collect the evidence while the servers still run; mail counts from `mail_before` on."""
     manifest, supervisor, processes = fleet.manifest, fleet.supervisor, fleet.plan.pools
-    kinds = {manifest.providers[scope.partition("/")[0]].kind for scope in manifest.quotas}
+    kinds = {manifest.providers[scope.partition("/")[0]].kind for scope in manifest.scopes()}
     return Evidence(
         manifest=manifest,
-        snapshots={scope: await limiter.inspect(scope) for scope in manifest.quotas},
+        snapshots={scope: await limiter.inspect(scope) for scope in manifest.scopes()},
         summary=await ledgers.summary(),
         rows={kind: await ledgers.rows(kind) for kind in sorted(kinds)},
         mail={name: count - mail_before[name] for name, count in (await ledgers.mail()).items()},
@@ -74,7 +75,7 @@ def judge(evidence: Evidence, results: Mapping[str, RunResult], expected: int, d
     """Draw the verdict. Pure."""
     completed = sum(r.outcome is Outcome.COMPLETED for r in results.values())
     delivered, duplicates = evidence.mail.get("delivered", 0), evidence.mail.get("duplicates", 0)
-    quotas = {scope: _quota(evidence, scope) for scope in evidence.manifest.quotas}
+    quotas = {scope: _quota(evidence, scope) for scope in evidence.manifest.scopes()}
     broken = []
     if completed != expected:
         broken.append(f"{expected - completed} of {expected} agents did not complete")
@@ -118,7 +119,11 @@ def _quota(evidence: Evidence, scope: str) -> dict[str, Any]:
     if evidence.manifest.providers[scope.partition("/")[0]].kind in evidence.live:
         counts = {"ok": len(waits), "429": counters.rejections}
     used, queued_s = utilisation(evidence, scope)
-    per_minute = {n: round(r.units * 60 / r.per.total_seconds(), 3) for n, r in spec.limits().items()}
+    per_minute = {
+        n: round(r.units * 60 / r.per.total_seconds(), 3)
+        for n, r in spec.limits().items()
+        if r.returns == "continuously"
+    }
     return {
         "limit": per_minute,
         "granted": counts.get("ok", 0),
@@ -154,7 +159,9 @@ def utilisation(evidence: Evidence, scope: str) -> tuple[float, float]:
     length = max(end - begin, 1e-9)
     shares = [0.0]
     for name, rate in spec.limits().items():
-        used = sum(r["charged"].get(name, 0.0) for r in rows if begin <= r["wall"] < end)
+        if rate.returns != "continuously" or rate.shadow:
+            continue
+        used = sum(r["charged"].get(unit_of(name), 0.0) for r in rows if begin <= r["wall"] < end)
         shares.append(used / (rate.units / rate.per.total_seconds() * length))
     return min(1.0, max(shares)) if len(rows) > 1 else 0.0, queued_s
 

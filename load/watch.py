@@ -36,7 +36,7 @@ class Watch:
     """Looks at the fleet twice a second until it is closed."""
 
     def __init__(self, manifest: Manifest, limiter: Limiter, ledgers: Ledgers, *, total: int, quiet: bool) -> None:
-        self.samples: dict[str, list[Sample]] = {scope: [] for scope in manifest.quotas}
+        self.samples: dict[str, list[Sample]] = {scope: [] for scope in manifest.scopes()}
         self._manifest = manifest
         self._limiter = limiter
         self._ledgers = ledgers

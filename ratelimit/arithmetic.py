@@ -122,8 +122,8 @@ def unit_of(limit: str) -> str:
         return "requests"
     if limit.endswith("_in_flight"):
         return limit.removesuffix("_in_flight")
-    head, found, period = limit.rpartition("_per_")
-    return head if found and head and period.isalpha() and period.islower() else limit
+    unit, _, period = limit.rpartition("_per_")
+    return unit if unit and period.isalnum() else limit
 
 
 def shortfall(due: float, clock: float) -> float:

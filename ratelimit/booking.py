@@ -50,6 +50,7 @@ def reserve(names: Sequence[str], chain: Chain, ask: Ask, old: Record | None) ->
     if mode == "H" and not (ask.hold and ask.key is not None):
         return Booking(Outcome.DENIED, Origin.NONE, wait, limit), None
     for i, scope in enumerate(chain):
+        scope.waited += wait
         _drop_shadowed(scope, costs[i])
         if old is not None and old.mode == "H" and i < len(old.parts):
             flow.end_lease(scope, old.parts[i].lease, over=False)

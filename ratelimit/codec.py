@@ -8,6 +8,7 @@ from itertools import starmap
 from typing import Any, NamedTuple
 
 from ratelimit.arithmetic import unit_of
+from ratelimit.headers import Observed
 from ratelimit.keys import place_key, scope_key
 from ratelimit.model import span
 from ratelimit.places import (
@@ -19,6 +20,7 @@ from ratelimit.places import (
     Closed,
     Counters,
     Dial,
+    Heard,
     Kind,
     LimitSnapshot,
     Origin,
@@ -28,9 +30,10 @@ from ratelimit.places import (
     Snapshot,
 )
 from ratelimit.quota import Change, Quota
+from ratelimit.state import Record
 from ratelimit.waits import wait_of
 
-HEAD, WIDTH = 17, 11
+HEAD, WIDTH = 18, 11
 """Numbers of a scope before its first limit, and of each limit; `lua/_scope.lua` says which."""
 
 _KINDS = tuple(Kind)
@@ -93,6 +96,27 @@ def pairs(units: Mapping[str, float]) -> list[str]:
     for name, value in units.items():
         args += [name, text(value)]
     return args
+
+
+def said(observed: Mapping[str, Observed]) -> list[str]:
+    """Limits and what the provider says of them in turn."""
+    args = []
+    for name, told in observed.items():
+        args += [name, *("" if value is None else text(value) for value in (told.remaining, told.limit, told.period_s))]
+    return args
+
+
+def place(raw: bytes) -> Record:
+    """The record of a place, as `lua/_place.lua` writes it."""
+    lines = raw.decode().split("\n")
+    parts, at = [], 5
+    while lines[at]:
+        names = lines[at + 3 : at + 3 + 3 * int(lines[at + 2]) : 3]
+        numbers = [float(line) for line in lines[at + 3 : at + 3 + 3 * len(names)] if line not in names]
+        cost, due = dict(zip(names, numbers[::2], strict=True)), dict(zip(names, numbers[1::2], strict=True))
+        parts.append(Part(int(lines[at]), int(lines[at + 1]), cost, due))
+        at += 3 + 3 * len(names)
+    return Record(lines[0], int(lines[1]), float(lines[2]), float(lines[3]), lines[4], parts)
 
 
 def readings(states: Sequence[bytes]) -> Readings:
@@ -246,9 +270,9 @@ def _cost(clock: ClockReading, given: Mapping[str, float]) -> dict[str, float]:
     return cost
 
 
-def snapshot(scope: str, state: bytes) -> Snapshot:
+def snapshot(scope: str, reply: Sequence[Any]) -> Snapshot:
     """A scope, as it stands."""
-    names, n = _state(state)
+    names, n = _state(reply[0])
     _, _, at, cooldown_until, pace, epoch, strikes, closed = n[:8]
     calls, grants, denials, rebooked, rejections = (int(count) for count in n[8:13])
     version, ends = n[13:15]
@@ -277,8 +301,19 @@ def snapshot(scope: str, state: bytes) -> Snapshot:
         strikes=int(strikes),
         version=int(version),
         ends_in=span(ends - at) if ends else None,
-        counters=Counters(calls=calls, grants=grants, denials=denials, rebooked=rebooked, rejections=rejections),
+        counters=Counters(
+            calls=calls, grants=grants, denials=denials, rebooked=rebooked, rejections=rejections, waited_s=n[17]
+        ),
+        heard=_heard(reply[1]),
     )
+
+
+def _heard(fields: Sequence[bytes]) -> dict[str, Heard]:
+    found: dict[str, Heard] = {}
+    for field, value in zip(fields[::2], fields[1::2], strict=True):
+        name, _, what = field.decode().rpartition(".")
+        setattr(found.setdefault(name, Heard()), what, float(value))
+    return found
 
 
 def spec(quota: Quota) -> bytes:

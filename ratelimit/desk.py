@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from ratelimit import events
+from ratelimit.arithmetic import unit_of
 from ratelimit.chains import Chains
 from ratelimit.errors import QuotaChanged, UnknownScope
 from ratelimit.line import Line
-from ratelimit.places import ClockReading, Closed, Snapshot
-from ratelimit.quota import Change, Quota
+from ratelimit.permits import upwards
+from ratelimit.places import Booking, ClockReading, Closed, Origin, Outcome, Snapshot, Standing
+from ratelimit.quota import Change, Quota, is_scope
 from ratelimit.store import Store
+from ratelimit.waits import expected
 
 
 class Desk:
@@ -121,6 +124,57 @@ class Desk:
             StoreLost: the store does not answer.
         """
         return await self._store.changes(scope, limit)
+
+    async def standing(self, scope: str, most: int = 1000) -> list[Standing]:
+        """Who stands in line under a key, first to start first. Walks the store's keys: for people, not for programs.
+
+        Args:
+            scope: what the provider counts by.
+            most: so many places are looked at.
+
+        Raises:
+            StoreLost: the store does not answer.
+        """
+        chain = self._chains.of(scope)
+        readings = await self._store.clock(chain)
+        if readings is None:
+            return []
+        found = []
+        for key, record in (await self._store.places(scope, most)).items():
+            if len(record.parts) != len(chain):
+                continue
+            booking = Booking(Outcome.TAKEN, Origin.SAME, 0.0, "", parts=record.parts)
+            wait, limit = expected(chain, booking, readings)
+            if wait > 0:
+                found.append(
+                    Standing(
+                        key=key,
+                        wait=upwards(wait),
+                        limit=limit,
+                        since=record.first_at,
+                        held=record.mode == "H",
+                        cost=record.parts[0].cost,
+                    )
+                )
+        return sorted(found, key=lambda one: one.wait)
+
+    def counts(self, scope: str) -> frozenset[str]:
+        """What a cost in the scope may name: its limits and what they count, and those of the scopes around it.
+
+        Empty for a scope that has no quota: it is not limited.
+        """
+        chain = self._chains.of(scope)
+        names = {name for one in chain if (quota := self._chains.quota(one)) for name in quota.limits}
+        line = self._lines.get(scope)
+        if line is not None:
+            # limits that were set live
+            names.update(name for i in range(len(chain)) for name in line.dials(i))
+        return frozenset(names | {unit_of(name) for name in names})
+
+    def share_of(self, scope: str, tenant: str) -> str:
+        """The scope that a tenant's calls are charged to: its own share, if tenants have one."""
+        share = f"{scope}/{tenant}"
+        return share if is_scope(share) and self._chains.quota(share) is not None else scope
 
     async def _seed(self, scopes: Sequence[str]) -> None:
         for scope in scopes:

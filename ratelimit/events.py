@@ -10,6 +10,7 @@ class Event:
     """Something happened to a scope."""
 
     scope: str
+    """For a tenant's share the scope around it that the provider counts by: there may be tenants without number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,9 +38,10 @@ class Said:
     retry_after_s: float | None = None
     """Seconds to wait before the next call."""
 
-    def remaining(self) -> dict[str, float]:
-        """Units left, of the limits that say so."""
-        return {name: seen.remaining for name, seen in self.limits.items() if seen.remaining is not None}
+    def exhausted(self) -> str | None:
+        """The one limit of which nothing is left; None if that is said of none, or of several."""
+        empty = [name for name, seen in self.limits.items() if seen.remaining == 0]
+        return empty[0] if len(empty) == 1 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,8 @@ class Dialect:
     """Reads a reset at an instant (seconds since 1970); answers seconds."""
     retry_from_reset: bool = False
     """A refusal without Retry-After may be retried when the limit that has nothing left is full again."""
+    reset_is_full: bool = False
+    """The reset is when the limit is full again: with what is missing it tells the period."""
 
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
@@ -115,6 +118,7 @@ OPENAI = Dialect(
     reset="x-ratelimit-reset-{}",
     reset_as=duration,
     retry_from_reset=True,
+    reset_is_full=True,
 )
 ANTHROPIC = Dialect(
     words={
@@ -127,6 +131,7 @@ ANTHROPIC = Dialect(
     remaining="anthropic-ratelimit-{}-remaining",
     reset="anthropic-ratelimit-{}-reset",
     reset_as=instant,
+    reset_is_full=True,
 )
 X_RATELIMIT = Dialect(
     words={"requests": ""},
@@ -179,12 +184,24 @@ def _limits(lower: Mapping[str, str], dialect: Dialect, now: float) -> dict[str,
         limit = _number(lower.get(dialect.limit.format(word), "").split(",")[0])
         remaining = _number(lower.get(dialect.remaining.format(word), "").split(",")[0])
         reset = lower.get(dialect.reset.format(word))
+        reset_s = None if reset is None else dialect.reset_as(reset, now)
+        if remaining is not None and remaining < 0:
+            remaining = None
         if limit is None and remaining is None:
             continue
-        found[name] = Observed(
-            limit=limit, remaining=remaining, reset_s=None if reset is None else dialect.reset_as(reset, now)
-        )
+        period_s = _period(limit, remaining, reset_s) if dialect.reset_is_full else None
+        found[name] = Observed(limit=limit, remaining=remaining, reset_s=reset_s, period_s=period_s)
     return found
+
+
+def _period(limit: float | None, remaining: float | None, reset_s: float | None) -> float | None:
+    """How long the whole limit takes to return, where the reset says when what is missing is back: a usual period."""
+    if not limit or remaining is None or not reset_s or remaining >= limit:
+        return None
+    period = limit * reset_s / (limit - remaining)
+    usual = min((1.0, 60.0, 3600.0, 86400.0), key=lambda one: abs(math.log(one / period)))
+    # the reset of a limit that is hardly used is rounded: what fits no usual period says nothing
+    return usual if 0.8 < period / usual < 1.25 else None
 
 
 _ITEM = re.compile(r'"(?P<name>[^"]*)"(?P<parameters>(?:\s*;\s*[a-z]+=[^;,]+)*)')

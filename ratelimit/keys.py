@@ -7,6 +7,7 @@ fleet:{openai}:before:openai/sim-large    string: the quota that is back once on
 fleet:{openai}:changes:openai/sim-large   list: who set it to what and why, newest first, a thousand at most
 fleet:{openai}:leases:openai/sim-large    sorted set: what is in flight, by the instant its lease ends
 fleet:{openai}:held:openai/sim-large      hash: what each lease holds
+fleet:{openai}:heard:openai/sim-large     hash: what the provider's headers have said last
 fleet:{openai}:place:<scope>:<key>        string: the place booked under a caller's key
 fleet:{openai}:done:<scope>:<permit>      string: this permit is settled or cancelled
 ```

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,10 +13,12 @@ from ratelimit.arithmetic import unit_of
 from ratelimit.clock import Clock, MonotonicClock
 from ratelimit.desk import Desk
 from ratelimit.errors import BadCost, CostTooLarge, Denied, StoreLost, UnknownLimit
+from ratelimit.headers import Observed
 from ratelimit.leases import Leases
 from ratelimit.line import Gone, Late, Line, Ready
 from ratelimit.permits import Permits, ask_for, claim_of, permit_of, upwards
 from ratelimit.places import (
+    SILENCE,
     Ask,
     Booking,
     ClockReading,
@@ -45,6 +48,9 @@ __all__ = [
     "Snapshot",
 ]
 
+
+LINES = 4096
+"""So many scopes are remembered while nobody asks for them: each tenant may have one."""
 
 Holder = TypeVar("Holder", Place, Permit)
 
@@ -167,7 +173,7 @@ class Limiter(Desk):
                 raise Denied(upwards(booking.wait), scope, booking.limit)
             if booking.wait == 0 and booking.origin is Origin.BOOKED and first_at is None:
                 # due at once, by the very answer that has just come
-                self._tell_granted(scope, 0.0)
+                self._tell_granted(line, 0.0)
                 return self._held(self._permits.at_once(scope, booking, ask))
             if deadline is None:
                 deadline = self._clock.time() + ask.max_wait
@@ -181,11 +187,11 @@ class Limiter(Desk):
             match verdict:
                 case Ready(now=now):
                     waited = max(0.0, now - first_at)
-                    self._tell_granted(scope, waited)
+                    self._tell_granted(line, waited)
                     return self._held(permit_of(place, waited))
                 case Late(wait=wait, limit=limit) if not (hold and key is not None):
                     await self._end(place)
-                    self._tell(events.Denied(scope=scope, limit=limit, retry_after_s=wait, held=False))
+                    self._tell(events.Denied(scope=line.label, limit=limit, retry_after_s=wait, held=False))
                     raise Denied(upwards(wait), scope, limit)
                 case Late() | Gone():
                     # the store keeps the place for later or books it anew
@@ -193,15 +199,20 @@ class Limiter(Desk):
                     ask = Ask(cost=ask.cost, max_wait=left, hold=hold, key=key, asker=asker)
 
     async def settle(
-        self, permit: Permit | Place, actual: Cost, observed: Cost | None = None, *, age: timedelta = timedelta(0)
+        self,
+        permit: Permit | Place,
+        actual: Cost,
+        observed: Mapping[str, Observed] = SILENCE,
+        *,
+        age: timedelta = timedelta(0),
     ) -> None:
         """Replace the estimate by the actual cost. Settling again changes nothing.
 
         Args:
             permit: what was granted.
             actual: by limit; a limit that is missing keeps its estimate.
-            observed: units that the answer's headers say are left, by limit; as for `observe`, in the same call.
-            age: how old that count may be: since the call was made. What may have come back meanwhile is added.
+            observed: what the answer's headers say, by limit; as for `observe`, in the same call.
+            age: how old that may be: since the call was made. What may have come back meanwhile is added to the rest.
 
         Raises:
             BadCost: a cost is negative or not a number.
@@ -213,12 +224,12 @@ class Limiter(Desk):
             line.scopes,
             claim_of(permit),
             actual=check_cost(actual),
-            observed=self._aged(line, heard, check_cost(observed or {}), age),
+            observed=self._aged(line, heard, observed, age),
             heard=heard,
         )
         line.refresh(readings)
         if outcome == "done":
-            self._tell(events.Settled(scope=permit.scope))
+            self._tell(events.Settled(scope=line.label))
 
     async def cancel(self, permit: Permit | Place) -> None:
         """Give a place back that was not used. Cancelling again changes nothing.
@@ -231,28 +242,27 @@ class Limiter(Desk):
         outcome, readings = await self._store.cancel(line.scopes, claim_of(permit))
         line.refresh(readings)
         if outcome == "done":
-            self._tell(events.Cancelled(scope=permit.scope))
+            self._tell(events.Cancelled(scope=line.label))
 
-    async def observe(self, scope: str, remaining: Cost) -> bool:
-        """Take note of what a provider's headers say is left: a count below ours lowers ours, never raises it.
+    async def observe(self, scope: str, said: Mapping[str, Observed]) -> bool:
+        """Take note of what a provider's headers say: a count of what is left below ours lowers ours, never raises it.
 
         Everybody in line starts later by the same amount. Answers whether anything was lowered: somebody else uses
-        the key, or an answer was charged more than was thought.
+        the key, or an answer was charged more than was thought. What was said is kept for `inspect`, also of limits
+        that the quota does not have.
 
         Args:
             scope: what the provider counts by.
-            remaining: units left, by limit; limits that the quota does not have are ignored.
+            said: by limit, as `ratelimit.headers.read` answers it.
 
         Raises:
-            BadCost: a count is negative or not a number.
             UnknownScope: nobody configured the scope.
             StoreLost: the store does not answer.
         """
-        left = check_cost(remaining)
-        lowered, reading = await self._store.observe(scope, remaining=left)
+        lowered, reading = await self._store.observe(scope, told=said)
         if reading is None:
             await self._seed([scope])
-            lowered, reading = await self._store.observe(scope, remaining=left)
+            lowered, reading = await self._store.observe(scope, told=said)
         self._heard(scope, reading)
         if lowered:
             self._tell(events.Lowered(scope=scope))
@@ -336,11 +346,11 @@ class Limiter(Desk):
             case Outcome.TAKEN:
                 if booking.origin in (Origin.BOOKED, Origin.REBOOKED):
                     rebooked = booking.origin is Origin.REBOOKED
-                    self._tell(events.Booked(scope=scope, wait_s=booking.wait, rebooked=rebooked))
+                    self._tell(events.Booked(scope=line.label, wait_s=booking.wait, rebooked=rebooked))
                     self._tell_shadowed(line, booking, ask)
             case Outcome.HELD | Outcome.DENIED:
                 held = booking.outcome is Outcome.HELD
-                self._tell(events.Denied(scope=scope, limit=booking.limit, retry_after_s=booking.wait, held=held))
+                self._tell(events.Denied(scope=line.label, limit=booking.limit, retry_after_s=booking.wait, held=held))
         return booking
 
     def _too_large(self, scope: str, limit: str) -> str:
@@ -359,6 +369,9 @@ class Limiter(Desk):
 
             chain = self._chains.of(scope)
             line = Line(chain, self._store, self._clock, lambda: self._seed(chain), give_back)
+            line.label = chain[self._chains.counted(scope)]
+            if len(self._lines) >= LINES:
+                self._lines = {name: kept for name, kept in self._lines.items() if not kept.idle}
             self._lines[scope] = line
         return line
 
@@ -369,10 +382,15 @@ class Limiter(Desk):
         return holder
 
     @staticmethod
-    def _aged(line: Line, heard: int, observed: dict[str, float], age: timedelta) -> dict[str, float]:
+    def _aged(line: Line, heard: int, observed: Mapping[str, Observed], age: timedelta) -> Mapping[str, Observed]:
         dials = line.dials(heard)
         seconds = max(0.0, age.total_seconds())
-        return {name: left + dials[name].rate * seconds for name, left in observed.items() if name in dials}
+        return {
+            name: replace(said, remaining=said.remaining + dials[name].rate * seconds)
+            if said.remaining is not None and name in dials
+            else said
+            for name, said in observed.items()
+        }
 
     def _give_back(self, place: Place) -> "asyncio.Task[None]":
         task = asyncio.create_task(self._end(place))
@@ -391,8 +409,8 @@ class Limiter(Desk):
             for name, dial in line.dials(i).items():
                 units = ask.cost.get(name, ask.cost.get(unit_of(name), 0.0))
                 if dial.shadow and units > 0 and name not in part.cost:
-                    self._tell(events.Shadowed(scope=line.scopes[i], limit=name))
+                    self._tell(events.Shadowed(scope=line.label if i == 0 else line.scopes[i], limit=name))
 
-    def _tell_granted(self, scope: str, waited: float) -> None:
+    def _tell_granted(self, line: Line, waited: float) -> None:
         if self._observer is not None:
-            self._observer(events.Granted(scope=scope, waited_s=waited))
+            self._observer(events.Granted(scope=line.label, waited_s=waited))

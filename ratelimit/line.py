@@ -72,6 +72,8 @@ class Line:
         give_back: takes a place whose asker was cancelled before the answer came.
         """
         self.scopes = scopes
+        self.label = scopes[0]
+        """The scope that events name: without number are only those of tenants, and their events name the model's."""
         self._store = store
         self._clock = clock
         self._seed = seed
@@ -133,6 +135,11 @@ class Line:
     def dials(self, i: int = 0) -> Mapping[str, Dial]:
         """The clocks of one scope's limits by the last answer; empty before the first."""
         return self._readings[i].dials if self._readings is not None else {}
+
+    @property
+    def idle(self) -> bool:
+        """Nobody asks, nobody waits."""
+        return not (self._asks or self._flight or self._waiters or self._seeding or self._watcher)
 
     def lease_s(self) -> float:
         """How long what is in flight is held without renewal, by the last answer."""

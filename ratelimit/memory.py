@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from ratelimit.headers import Observed
 from ratelimit.model import Model
-from ratelimit.places import NOTHING, Ask, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
+from ratelimit.places import SILENCE, Ask, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
 from ratelimit.quota import Change, Quota
+from ratelimit.state import Record
 from ratelimit.store import ACTIONS, Answer
 
 KEPT_S = 600.0
@@ -39,7 +41,7 @@ class MemoryStore:
         claim: Claim,
         *,
         actual: Mapping[str, float],
-        observed: Mapping[str, float] = NOTHING,
+        observed: Mapping[str, Observed] = SILENCE,
         heard: int = 0,
         now: float | None = None,
     ) -> tuple[str, Readings | None]:
@@ -47,10 +49,10 @@ class MemoryStore:
         return self.model.settle(scopes, claim, actual=actual, observed=observed, heard=heard, now=self._now(now))
 
     async def observe(
-        self, scope: str, *, remaining: Mapping[str, float], now: float | None = None
+        self, scope: str, *, told: Mapping[str, Observed], now: float | None = None
     ) -> tuple[bool, ClockReading | None]:
         """Take note of what the provider says is left; answers whether that is less than was thought."""
-        return self.model.observe(scope, remaining=remaining, now=self._now(now))
+        return self.model.observe(scope, told=told, now=self._now(now))
 
     async def cancel(
         self, scopes: Sequence[str], claim: Claim, *, now: float | None = None
@@ -133,8 +135,13 @@ class MemoryStore:
         )
         self._changes.setdefault(quota.scope, []).insert(0, changed)
 
+    async def places(self, scope: str, limit: int) -> dict[str, Record]:
+        """Places that are held or taken under a key, by the key; in no order, `limit` at most."""
+        found = {key: record for (one, key), record in self.model.places.items() if one == scope and record.mode != "S"}
+        return dict(list(found.items())[:limit])
+
     async def inspect(self, scope: str, *, now: float | None = None) -> Snapshot:
-        """Look without touching."""
+        """Look; leaves no trace in the counters."""
         return self.model.inspect(scope, now=self._now(now))
 
     async def ping(self) -> None:

@@ -7,12 +7,14 @@ refilled; a place is due when the clock reaches the place's `due`.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from ratelimit import booking, flow
 from ratelimit.arithmetic import FIRST_COOLDOWN_S, LONGEST_COOLDOWN_S, SLOWEST_PACE, unit_of
+from ratelimit.headers import Observed
 from ratelimit.places import (
-    NOTHING,
+    SILENCE,
     Ask,
     Bookings,
     Claim,
@@ -20,6 +22,7 @@ from ratelimit.places import (
     Closed,
     Counters,
     Dial,
+    Heard,
     Kind,
     LimitSnapshot,
     Readings,
@@ -99,7 +102,7 @@ class Model:
         claim: Claim,
         *,
         actual: Mapping[str, float],
-        observed: Mapping[str, float] = NOTHING,
+        observed: Mapping[str, Observed] = SILENCE,
         heard: int = 0,
         now: float,
     ) -> tuple[str, Readings | None]:
@@ -129,12 +132,12 @@ class Model:
             _observe(chain[heard], observed)
         return outcome, readings(chain)
 
-    def observe(self, name: str, *, remaining: Mapping[str, float], now: float) -> tuple[bool, ClockReading | None]:
+    def observe(self, name: str, *, told: Mapping[str, Observed], now: float) -> tuple[bool, ClockReading | None]:
         """Lower what the provider says is less."""
         chain = self._begin([name], now)
         if chain is None:
             return False, None
-        return _observe(chain[0], remaining), reading(chain[0])
+        return _observe(chain[0], told), reading(chain[0])
 
     def cancel(self, scopes: Sequence[str], claim: Claim, *, now: float) -> tuple[str, Readings | None]:
         """Give the cost back to the level only."""
@@ -308,7 +311,9 @@ def snapshot(name: str, scope: Scope) -> Snapshot:
             denials=scope.denials,
             rebooked=scope.rebooked,
             rejections=scope.rejections,
+            waited_s=scope.waited,
         ),
+        heard={name: replace(one) for name, one in scope.heard.items()},
     )
 
 
@@ -317,13 +322,24 @@ def span(seconds: float) -> timedelta:
     return timedelta.max if seconds > timedelta.max.total_seconds() else timedelta(seconds=max(0.0, seconds))
 
 
-def _observe(scope: Scope, remaining: Mapping[str, float]) -> bool:
+def _observe(scope: Scope, observed: Mapping[str, Observed]) -> bool:
     lowered = False
-    for limit, left in remaining.items():
+    for limit, told in observed.items():
+        heard = scope.heard.setdefault(limit, Heard())
+        heard.at = scope.at
+        if told.limit is not None:
+            heard.granted = told.limit
+        if told.period_s is not None:
+            heard.period = told.period_s
+        if told.remaining is None:
+            continue
+        heard.remaining = told.remaining
         bucket = scope.buckets.get(limit)
         if bucket is not None and bucket.kind is not Kind.IN_FLIGHT:
-            moved = min(0.0, left - bucket.level)
-            bucket.level = bucket.level + moved
-            bucket.clock = bucket.clock + moved
-            lowered = lowered or moved < 0
+            moved = min(0.0, told.remaining - bucket.level)
+            if moved < 0:
+                bucket.level = bucket.level + moved
+                bucket.clock = bucket.clock + moved
+                heard.taken = heard.taken - moved
+                lowered = True
     return lowered

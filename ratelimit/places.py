@@ -10,7 +10,7 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Final
 
-NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
+from ratelimit.headers import Observed
 
 
 class Kind(IntEnum):
@@ -201,6 +201,24 @@ class Counters:
     rebooked: int = 0
     rejections: int = 0
     """Cooldowns reported, mostly 429s."""
+    waited_s: float = 0.0
+    """Seconds that booked places had to wait, by what was known when they were booked."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the provider has said of one limit, last."""
+
+    at: float = 0.0
+    """When: the store's instant."""
+    remaining: float | None = None
+    granted: float | None = None
+    """Units per period."""
+    period: float | None = None
+    """Seconds."""
+    taken: float = 0.0
+    """By how many units levels were lowered in all because less was left than was thought: what others have used, or
+    the provider has counted otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +258,8 @@ class Snapshot:
     """Cuts since the pace was last at 1."""
     version: int = 0
     """How often the quota was set; 0: never."""
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+    """What the provider has said, by limit: also of limits that the quota does not have."""
     ends_in: timedelta | None = None
     """When the quota before this one is back."""
     counters: Counters = Counters()
@@ -285,6 +305,23 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Somebody who stands in line under a key."""
+
+    key: str
+    wait: timedelta
+    """Expected until the place is due."""
+    limit: str
+    """The limit that makes the wait."""
+    since: float
+    """When the key's first place was booked: the store's instant."""
+    held: bool
+    """Comes back for the place; else waits where it is."""
+    cost: Mapping[str, float]
+    """By limit, of the scope itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Denial:
     """The wait would exceed `max_wait`."""
 
@@ -293,3 +330,7 @@ class Denial:
     retry_after: timedelta
     held: bool
     """A place is booked under the key, and `retry_after` is that place's time."""
+
+
+SILENCE: Final[Mapping[str, Observed]] = MappingProxyType({})
+"""The provider has said nothing."""

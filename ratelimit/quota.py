@@ -238,13 +238,18 @@ def counts_flight(limit: str) -> bool:
     return limit == "in_flight" or limit.endswith("_in_flight")
 
 
+def is_scope(text: str) -> bool:
+    """Whether it may name a scope."""
+    return _SCOPE.fullmatch(text) is not None
+
+
 def check_scope(scope: str) -> None:
     """Refuse what is no scope.
 
     Raises:
         BadQuota: with one line that says what a scope looks like.
     """
-    if not _SCOPE.fullmatch(scope):
+    if not is_scope(scope):
         raise BadQuota(f"scope {scope!r}: must look like provider/model (letters, digits, _ . : -)")
 
 

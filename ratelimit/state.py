@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ratelimit.places import Closed, Kind, Part
+from ratelimit.places import Closed, Heard, Kind, Part
 
 
 @dataclass(slots=True)
@@ -74,6 +74,10 @@ class Scope:
     """The last lease's number."""
     passing: bool = False
     """Forgotten once it is as new."""
+    waited: float = 0.0
+    """Seconds that places which were booked had to wait, by what was known then."""
+    heard: dict[str, Heard] = field(default_factory=dict)
+    """By limit."""
     before: Spec | None = None
     leases: dict[int, Lease] = field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """Where quotas and state live: the protocol, and Redis."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
@@ -12,9 +13,11 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError, Res
 from ratelimit import codec, scripts
 from ratelimit.codec import text
 from ratelimit.errors import StoreLost
+from ratelimit.headers import Observed
 from ratelimit.keys import changes_key, done_key, place_key, quota_key, scope_key
-from ratelimit.places import NOTHING, Ask, Bookings, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
+from ratelimit.places import SILENCE, Ask, Bookings, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
 from ratelimit.quota import Change, Quota
+from ratelimit.state import Record
 from ratelimit.wire import Wire
 
 TIMEOUT_S = 2.0
@@ -54,7 +57,7 @@ class Store(Protocol):
         claim: Claim,
         *,
         actual: Mapping[str, float],
-        observed: Mapping[str, float] = NOTHING,
+        observed: Mapping[str, Observed] = SILENCE,
         heard: int = 0,
         now: float | None = None,
     ) -> tuple[str, Readings | None]:
@@ -65,7 +68,7 @@ class Store(Protocol):
         ...
 
     async def observe(
-        self, scope: str, *, remaining: Mapping[str, float], now: float | None = None
+        self, scope: str, *, told: Mapping[str, Observed], now: float | None = None
     ) -> tuple[bool, ClockReading | None]:
         """Take note of what the provider says is left; answers whether that is less than was thought."""
         ...
@@ -121,7 +124,11 @@ class Store(Protocol):
         ...
 
     async def inspect(self, scope: str, *, now: float | None = None) -> Snapshot:
-        """Look without touching."""
+        """Look; leaves no trace in the counters."""
+        ...
+
+    async def places(self, scope: str, limit: int) -> dict[str, Record]:
+        """Places that are held or taken under a key, by the key; in no order, `limit` at most."""
         ...
 
     async def ping(self) -> None:
@@ -213,20 +220,20 @@ class RedisStore:
         claim: Claim,
         *,
         actual: Mapping[str, float],
-        observed: Mapping[str, float] = NOTHING,
+        observed: Mapping[str, Observed] = SILENCE,
         heard: int = 0,
         now: float | None = None,
     ) -> tuple[str, Readings | None]:
         """Replace the estimate by the actual, once; then observe."""
         args = [str(heard + 1), *codec.charged(claim), str(len(actual))]
-        args += [*codec.pairs(actual), *codec.pairs(observed)]
+        args += [*codec.pairs(actual), *codec.said(observed)]
         return await self._finish("settle", scopes, claim, args, now)
 
     async def observe(
-        self, scope: str, *, remaining: Mapping[str, float], now: float | None = None
+        self, scope: str, *, told: Mapping[str, Observed], now: float | None = None
     ) -> tuple[bool, ClockReading | None]:
         """Take note of what the provider says is left; answers whether that is less than was thought."""
-        reply = await self._call("observe", [scope_key(scope)], [_instant(now), *codec.pairs(remaining)])
+        reply = await self._call("observe", [scope_key(scope)], [_instant(now), *codec.said(told)])
         return (False, None) if reply is None else (bool(reply[0]), codec.reading(reply[1]))
 
     async def cancel(
@@ -293,8 +300,22 @@ class RedisStore:
         found = await self.execute("LRANGE", changes_key(scope), 0, limit - 1)
         return [codec.change(scope, entry) for entry in found]
 
+    async def places(self, scope: str, limit: int) -> dict[str, Record]:
+        """Places that are held or taken under a key, by the key; in no order, `limit` at most."""
+        prefix, cursor = place_key(scope, ""), b"0"
+        found: dict[str, Record] = {}
+        pattern = re.sub(r"([\[\]*?\\^])", r"\\\1", prefix) + "*"
+        while len(found) < limit:
+            cursor, keys = await self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            for key, raw in zip(keys, await self.execute("MGET", *keys) if keys else [], strict=True):
+                if raw is not None and not raw.startswith(b"S"):
+                    found[key.decode().removeprefix(prefix)] = codec.place(raw)
+            if cursor == b"0":
+                break
+        return dict(list(found.items())[:limit])
+
     async def inspect(self, scope: str, *, now: float | None = None) -> Snapshot:
-        """Look without touching."""
+        """Look; leaves no trace in the counters."""
         reply = await self._call("inspect", [scope_key(scope)], [_instant(now)])
         return Snapshot(scope=scope, configured=False) if reply is None else codec.snapshot(scope, reply)
 

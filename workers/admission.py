@@ -11,19 +11,19 @@ from temporalio import activity
 
 from fleet.contracts.llm import QuotaUse
 from fleet.contracts.names import FailureType, place_key
-from ratelimit.errors import CostTooLarge, Denied, StoreLost
-from ratelimit.headers import read
-from ratelimit.limiter import Limiter, Permit
+from ratelimit.errors import NEVER, CostTooLarge, Denied, StoreLost
+from ratelimit.headers import Observed, read
+from ratelimit.limiter import Closed, Limiter, Permit
 from workers import failures
 from workers.heartbeat import Progress, beating
 from workers.providers import errors
 from workers.telemetry import METRICS
 
-UNHINTED_COOLDOWN = timedelta(seconds=5)
-"""Cooldown after a 429 or an overload for which the provider gave no `Retry-After`."""
-
 SHORT_WAIT = timedelta(seconds=30)
 """A call that waits no longer comes back once, for its place."""
+
+CLOSED_LOOK = timedelta(minutes=1)
+"""How soon a call looks again at a scope that is closed until somebody opens it."""
 
 STORE_RETRY = timedelta(seconds=3)
 """How soon a call comes back while Redis is unreachable."""
@@ -37,14 +37,14 @@ class Admitted:
     permit: Permit | None
     actual: Mapping[str, float] | None = None
     """Set by the caller once the provider has told the usage: what the call really cost."""
-    observed: Mapping[str, float] = field(default_factory=dict)
-    """Units that the provider says are left."""
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    """What the provider says of its limits."""
     since: float = field(default_factory=monotonic)
     """When the call could start: what the provider says is no older."""
 
     def hear(self, dialect: str, headers: Mapping[str, str]) -> None:
         """Take note of an answer's rate-limit headers."""
-        self.observed = read(headers, dialect, now=time()).remaining()
+        self.observed = read(headers, dialect, now=time()).limits
 
     def use(self) -> QuotaUse | None:
         """What the call costs and how long it stood in line; None without a quota."""
@@ -57,14 +57,12 @@ class Admitted:
 class Admission:
     """The way from an activity to a provider. One for each pool of a process."""
 
-    def __init__(self, limiter: Limiter, limits: Mapping[str, frozenset[str]], max_inline_wait: timedelta) -> None:
+    def __init__(self, limiter: Limiter, max_inline_wait: timedelta) -> None:
         """Args:
-        limiter: shared by all pools of the process.
-        limits: names of the limits of each scope that has a quota; other scopes are not limited.
+        limiter: shared by all pools of the process. Scopes that have no quota there are not limited.
         max_inline_wait: longest wait inside a slot.
         """
         self._limiter = limiter
-        self._limits = limits
         self._max_inline_wait = max_inline_wait
 
     @asynccontextmanager
@@ -78,18 +76,19 @@ class Admission:
             ApplicationError: a wait, a failure or a final failure, by the table in `workers/failures.py`.
         """
         async with beating() as progress:
-            limits = self._limits.get(scope)
-            if limits is None:
-                admitted = Admitted(None, None)
+            share = self._limiter.share_of(scope, activity.info().priority.fairness_key or "")
+            counted = self._limiter.counts(share)
+            if counted:
+                charged = {name: units for name, units in cost.items() if name in counted}
+                admitted = Admitted(scope, await self._permit(share, charged))
             else:
-                charged = {name: units for name, units in cost.items() if name in limits}
-                admitted = Admitted(scope, await self._permit(scope, charged))
+                admitted = Admitted(None, None)
             try:
                 yield admitted
             except errors.ProviderError as error:
                 raise await self._failed(error, admitted, progress, max_failures) from None
-            if admitted.permit is not None and admitted.actual is not None and limits is not None:
-                await self._settle(admitted, limits)
+            if admitted.permit is not None and admitted.actual is not None:
+                await self._settle(admitted.permit, admitted, counted)
 
     async def _permit(self, scope: str, cost: Mapping[str, float]) -> Permit:
         info = activity.info()
@@ -113,11 +112,7 @@ class Admission:
             return waiting.result()
         except Denied as denied:
             METRICS.deferrals.labels(scope).inc()
-            raise failures.wait(
-                FailureType.QUOTA_WAIT,
-                f"waits for {scope} {denied.limit}: its place comes in {denied.retry_after.total_seconds():.1f} s",
-                self._come_back(denied.retry_after),
-            ) from None
+            raise failures.wait(FailureType.QUOTA_WAIT, _told(denied), self._come_back(denied.retry_after)) from None
         except StoreLost as lost:
             raise failures.wait(FailureType.STORE_LOST, f"waits for the limiter's store: {lost}", STORE_RETRY) from None
         except CostTooLarge as large:
@@ -128,6 +123,8 @@ class Admission:
             await asyncio.gather(waiting, draining, return_exceptions=True)
 
     def _come_back(self, retry_after: timedelta) -> timedelta:
+        if retry_after >= NEVER:
+            return CLOSED_LOOK
         # a little early: the rest is waited in the slot, so that the call starts on its due time and not after it
         early = max(timedelta(milliseconds=50), retry_after - self._max_inline_wait / 2)
         # a long wait is looked at again half-way: the quota may have been raised, or a debt settled
@@ -137,32 +134,45 @@ class Admission:
         self, error: errors.ProviderError, admitted: Admitted, progress: Progress, max_failures: int
     ) -> Exception:
         cooled = False
-        if isinstance(error, errors.RateLimited | errors.Overloaded):
-            METRICS.provider_rejections.labels(admitted.scope or "", type(error).__name__).inc()
-            if admitted.scope is not None:
-                cooled = await self._cool_down(admitted.scope, error, admitted.permit)
-        elif isinstance(error, errors.Unavailable):
-            progress.failed()
-            METRICS.provider_failures.labels(admitted.scope or "").inc()
+        match error:
+            case errors.RateLimited() | errors.Overloaded():
+                METRICS.provider_rejections.labels(admitted.scope or "", type(error).__name__).inc()
+                cooled = await self._close(admitted, error)
+            case errors.Exhausted():
+                cooled = await self._close(admitted, error)
+            case errors.Unavailable():
+                progress.failed()
+                METRICS.provider_failures.labels(admitted.scope or "").inc()
         return failures.failure(error, failures=progress.failures, max_failures=max_failures, cooled=cooled)
 
-    async def _cool_down(self, scope: str, error: errors.ProviderError, permit: Permit | None) -> bool:
-        hint = error.retry_after_s
-        duration = UNHINTED_COOLDOWN if hint is None else timedelta(seconds=hint)
+    async def _close(self, admitted: Admitted, error: errors.ProviderError) -> bool:
+        """Close the scope for the whole fleet, for a while or until somebody has paid; answers whether it is closed."""
+        permit = admitted.permit
+        if permit is None or admitted.scope is None:
+            return False
         try:
-            await self._limiter.cool_down(scope, retry_after=duration, permit=permit)
+            if isinstance(error, errors.Exhausted):
+                await self._limiter.close(admitted.scope, Closed.BILLING, by="provider", reason=str(error))
+                await self._limiter.cancel(permit)
+            else:
+                hint = None if error.retry_after_s is None else timedelta(seconds=error.retry_after_s)
+                await self._limiter.cool_down(permit.scope, retry_after=hint, permit=permit, limit=error.limit)
         except StoreLost:
             return False
         return True
 
-    async def _settle(self, admitted: Admitted, limits: frozenset[str]) -> None:
-        permit = admitted.permit
-        assert permit is not None
-        actual = {name: units for name, units in (admitted.actual or {}).items() if name in limits}
-        observed = {name: left for name, left in admitted.observed.items() if name in limits and left >= 0}
+    async def _settle(self, permit: Permit, admitted: Admitted, counted: frozenset[str]) -> None:
+        actual = {name: units for name, units in (admitted.actual or {}).items() if name in counted}
         try:
             age = timedelta(seconds=monotonic() - admitted.since)
-            await self._limiter.settle(permit, actual, observed, age=age)
+            await self._limiter.settle(permit, actual, admitted.observed, age=age)
         except StoreLost:
             # the estimate stands, which is safe; the call itself has succeeded and must not be repeated
             METRICS.settles_lost.labels(permit.scope).inc()
+
+
+def _told(denied: Denied) -> str:
+    if denied.retry_after >= NEVER:
+        return f"waits for {denied.scope}, which is closed ({denied.limit}) until somebody opens it: fleet quota thaw"
+    wait = denied.retry_after.total_seconds()
+    return f"waits for {denied.scope} {denied.limit}: its place comes in {wait:.1f} s"

@@ -14,10 +14,12 @@ from temporalio.client import Client
 from fleet.client import connect
 from fleet.errors import BadInput, FleetError, Unreachable
 from fleet.manifest import AGENTS_POOL, LLM_POOL, MailProvider, Manifest, ModelProvider, SearchProvider
+from fleet.rates import Rate
 from fleet.settings import Settings
 from fleet.workflows.agent import AgentWorkflow
-from ratelimit.errors import StoreLost
+from ratelimit.errors import BadQuota, StoreLost
 from ratelimit.limiter import Limiter
+from ratelimit.places import Kind
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
 from workers import health
@@ -41,15 +43,33 @@ CHECK_TIMEOUT_S = 10.0
 log = structlog.get_logger("fleet.worker")
 
 
+_KINDS = {
+    "continuously": Kind.CONTINUOUS,
+    "with_window": Kind.FIXED,
+    "with_month": Kind.MONTHS,
+    "with_call": Kind.IN_FLIGHT,
+}
+
+
+def limit(rate: Rate) -> Limit:
+    """A limit of the manifest in the limiter's words."""
+    return Limit(
+        capacity=rate.units,
+        period=rate.per,
+        burst=rate.burst,
+        kind=_KINDS[rate.returns],
+        offset=rate.offset,
+        shadow=rate.shadow,
+    )
+
+
 def quotas(manifest: Manifest) -> dict[str, Quota]:
     """The manifest's quotas in the limiter's words."""
     return {
         scope: Quota(
             scope=scope,
-            limits={
-                name: Limit(capacity=rate.units, period=rate.per, burst=rate.burst)
-                for name, rate in spec.limits().items()
-            },
+            limits={name: limit(rate) for name, rate in spec.limits().items()},
+            within=spec.within,
             headroom=spec.headroom,
             burst_headroom=BURST_HEADROOM,
         )
@@ -74,6 +94,8 @@ async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limit
             yield found
     except StoreLost as lost:
         raise Unreachable(f"{lost}; start one with `fleet dev` or set FLEET_REDIS_URL") from None
+    except BadQuota as bad:
+        raise BadInput(f"quotas: {bad}") from None
     finally:
         await store.aclose()
 
@@ -135,7 +157,7 @@ def relay(settings: Settings, spec: MailProvider) -> "Relay":
 
 def _scope_of(manifest: Manifest, provider: str) -> str:
     # the pool's provider counts all its calls in one scope: the first quota that bears its name
-    return next((s for s in manifest.quotas if s.partition("/")[0] == provider), provider)
+    return next((s for s in manifest.scopes() if s.partition("/")[0] == provider), provider)
 
 
 def _used_models(manifest: Manifest) -> set[str]:
@@ -157,8 +179,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
     queue = manifest.task_queue(name)
     if name == AGENTS_POOL:
         return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, workflows=[AgentWorkflow])
-    limits = {scope: frozenset(quota.limits()) for scope, quota in manifest.quotas.items()}
-    admission = Admission(shared, limits, spec.max_inline_wait)
+    admission = Admission(shared, spec.max_inline_wait)
     provider_name = spec.provider or name
     if name == LLM_POOL:
         from workers.tools.llm import LlmTools
@@ -203,6 +224,8 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
 async def _seed(shared: Limiter, manifest: Manifest) -> None:
     """Give scopes that have no quota yet the manifest's; say where another one is in force."""
     for quota in quotas(manifest).values():
+        if quota.template:
+            continue  # each tenant's own is made when it first asks
         if not await shared.seed(quota, by="manifest") and await shared.quota(quota.scope) != quota:
             log.warning("another quota than the manifest's is in force", scope=quota.scope, see="fleet quota show")
 
@@ -264,7 +287,7 @@ async def _temporal_answers(client: Client) -> str | None:
 
 async def _redis_answers(shared: Limiter, manifest: Manifest) -> str | None:
     try:
-        for scope in manifest.quotas:
+        for scope in manifest.scopes():
             await asyncio.wait_for(shared.clock(scope), _PROBE.total_seconds())
             break
     except (StoreLost, TimeoutError) as error:

@@ -43,6 +43,9 @@ def failure(error: errors.ProviderError, *, failures: int, max_failures: int, co
             return wait(FailureType.OVERLOADED, text, _pause(error, cooled))
         case errors.Refused():
             return final(FailureType.PROVIDER_REFUSED, text)
+        case errors.Exhausted() if cooled:
+            # the scope is closed until somebody has paid: the run waits there, and nothing is lost
+            return wait(FailureType.QUOTA_EXHAUSTED, text, _pause(error, cooled))
         case errors.Exhausted():
             return final(FailureType.QUOTA_EXHAUSTED, text)
         case errors.BadRequest():

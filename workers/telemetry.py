@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from fleet.settings import Settings
 from ratelimit import events
+from ratelimit.places import Closed
 
 
 class Metrics:
@@ -45,6 +46,18 @@ class Metrics:
             ["scope"],
             registry=self.registry,
         )
+        self.closings = Counter(
+            "fleet_quota_closings",
+            "Times this process closed a scope until somebody opens it.",
+            ["scope", "cause"],
+            registry=self.registry,
+        )
+        self.shadowed = Counter(
+            "fleet_quota_shadowed",
+            "Calls that a shadow limit would have refused.",
+            ["scope", "limit"],
+            registry=self.registry,
+        )
         self.provider_failures = Counter(
             "fleet_provider_failures", "500s, time-outs, broken connections.", ["scope"], registry=self.registry
         )
@@ -61,6 +74,10 @@ class Metrics:
             self.waits.labels(event.scope).observe(event.waited_s)
         elif isinstance(event, events.Cooled):
             self.cooldowns.labels(event.scope).inc()
+        elif isinstance(event, events.Shut) and event.cause is not Closed.NO:
+            self.closings.labels(event.scope, event.cause.name.lower()).inc()
+        elif isinstance(event, events.Shadowed):
+            self.shadowed.labels(event.scope, event.limit).inc()
 
 
 METRICS: Final = Metrics()

@@ -179,11 +179,68 @@ def quota_ls(manifest: ManifestOption = None, json: JsonOption = False) -> None:
 
 
 @quota_app.command("show")
-def quota_show(scope: ScopeArgument, manifest: ManifestOption = None, json: JsonOption = False) -> None:
-    """Show one scope: limits, what is left, the line, the pace."""
+def quota_show(
+    scope: ScopeArgument,
+    line: Annotated[int, typer.Option(min=0, help="Show so many of those in line.")] = 10,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one scope: limits, what is left, the pace, what the provider says, who stands in line."""
     from fleet.cli import quota
 
-    quota.show(scope, manifest=manifest, json=json)
+    quota.show(scope, line=line, manifest=manifest, json=json)
+
+
+@quota_app.command("watch")
+def quota_watch(
+    scopes: Annotated[list[str] | None, typer.Argument(metavar="SCOPE…", help="Default: all of the manifest.")] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
+    times: Annotated[int | None, typer.Option(min=1, help="Look so often. Default: until Ctrl-C.")] = None,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """A live view: levels, the line, waits, pace, cooldowns, 429s, the provider's own numbers."""
+    from fleet.cli import quota_watch
+
+    quota_watch.watch(scopes or [], every=every, times=times, manifest=manifest, json=json)
+
+
+@quota_app.command("advise")
+def quota_advise(
+    scopes: Annotated[list[str] | None, typer.Argument(metavar="SCOPE…", help="Default: all of the manifest.")] = None,
+    manifest: ManifestOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What to change, by what the provider says, what has waited and what was rejected."""
+    from fleet.cli import quota_watch
+
+    quota_watch.advise(scopes or [], manifest=manifest, json=json)
+
+
+@quota_app.command("freeze")
+def quota_freeze(
+    scope: ScopeArgument,
+    reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "",
+    by: Annotated[str | None, typer.Option(help="Who. Default: the user of this machine.")] = None,
+    manifest: ManifestOption = None,
+) -> None:
+    """Close a scope for the whole fleet: no call starts until somebody thaws it. Runs wait, none fails."""
+    from fleet.cli import quota
+
+    quota.freeze(scope, reason=reason, by=by, manifest=manifest)
+
+
+@quota_app.command("thaw")
+def quota_thaw(
+    scope: ScopeArgument,
+    reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "",
+    by: Annotated[str | None, typer.Option(help="Who. Default: the user of this machine.")] = None,
+    manifest: ManifestOption = None,
+) -> None:
+    """Open a scope that was frozen, or closed because the provider wants money."""
+    from fleet.cli import quota
+
+    quota.thaw(scope, reason=reason, by=by, manifest=manifest)
 
 
 @quota_app.command("set")
@@ -192,6 +249,7 @@ def quota_set(
     limits: Annotated[list[str] | None, typer.Argument(metavar="LIMIT=RATE…", help="As in tokens=200k/m.")] = None,
     burst: Annotated[list[str] | None, typer.Option(metavar="LIMIT=UNITS", help="Most units at once.")] = None,
     headroom: Annotated[float | None, typer.Option(help="Share (0-1] of the rate to use.")] = None,
+    for_: Annotated[str | None, typer.Option("--for", metavar="SPAN", help="As 2h: then the quota before.")] = None,
     reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "",
     by: Annotated[str | None, typer.Option(help="Who. Default: the user of this machine.")] = None,
     expect: Annotated[int | None, typer.Option(min=0, help="Set it only over this version.")] = None,
@@ -208,6 +266,7 @@ def quota_set(
         limits or [],
         burst=burst or [],
         headroom=headroom,
+        for_=for_,
         reason=reason,
         by=by,
         expect=expect,

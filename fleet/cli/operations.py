@@ -130,7 +130,7 @@ async def _redis(settings: Settings, manifest: Manifest) -> str:
     from workers.bootstrap import limiter
 
     async with limiter(settings, manifest) as found:
-        for scope in manifest.quotas:
+        for scope in manifest.scopes():
             await found.inspect(scope)
     return f"answers; scripts run; {len(manifest.quotas)} quotas"
 

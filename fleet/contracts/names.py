@@ -30,7 +30,8 @@ class FailureType(StrEnum):
     BAD_REQUEST = "BadRequest"
     """The provider does not accept the request as it stands. Never retried."""
     QUOTA_EXHAUSTED = "QuotaExhausted"
-    """Out of money or beyond a spend limit. Never retried."""
+    """Out of money or beyond a spend limit: the scope is closed for the whole fleet until somebody opens it, and the
+    call waits there. Final where there is no quota to close."""
     EFFECT_UNKNOWN = "EffectUnknown"
     """An earlier attempt may have had its effect, and nobody can say. Never retried."""
     TOOL_FAILED = "ToolFailed"
@@ -45,6 +46,7 @@ WAITS: Final = frozenset(
         FailureType.STORE_LOST,
         FailureType.RATE_LIMITED,
         FailureType.OVERLOADED,
+        FailureType.QUOTA_EXHAUSTED,
         FailureType.SHUTTING_DOWN,
     }
 )

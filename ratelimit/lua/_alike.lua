@@ -29,8 +29,12 @@ local function reserve_alike(chain, max_wait, costs, count)
     return {'too_large', 'none', never, '', pack({0})}
   end
   local numbers, row, limit = levels_of(chain), row_of(chain, costs), ''
-  if plenty(row, count) and closed_for(chain) <= max_wait then
+  local closed = closed_for(chain)
+  if plenty(row, count) and closed <= max_wait then
     charge_all(row, count)
+    for _ = 1, closed > 0 and count or 0 do
+      count_up(chain, WAITED, closed)
+    end
     numbers[1] = count
     count_up(chain, GRANTS, count)
     return {'alike', 'booked', limit, '', pack(numbers)}
@@ -45,6 +49,7 @@ local function reserve_alike(chain, max_wait, costs, count)
     end
     lease_row(chain, costs, owed, wait)
     charge_row(row, owed)
+    count_up(chain, WAITED, wait)
     numbers[1] = taken
   end
   count_up(chain, GRANTS, numbers[1])

@@ -6,7 +6,7 @@ local function unit_of(name)
     return 'requests'
   end
   local unit, found = string.gsub(name, '_in_flight$', '', 1)
-  return found == 1 and unit or (string.gsub(name, '_per_%l+$', '', 1))
+  return found == 1 and unit or (string.gsub(name, '_per_%w+$', '', 1))
 end
 
 -- for each scope of the chain the places of the limits that count something of given, and which of its words; or the

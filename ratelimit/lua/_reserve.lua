@@ -65,6 +65,7 @@ local function reserve(chain, key, ask, costs)
   else
     count_up(chain, GRANTS, 1)
   end
+  count_up(chain, WAITED, wait)
   for j, scope in ipairs(chain) do
     drop_shadowed(scope.n, costs[j])
     if old and old.mode == 'H' and old.parts[j] and old.parts[j].lease > 0 then

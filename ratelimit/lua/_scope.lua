@@ -20,7 +20,8 @@
 --#define ENDS 15
 --#define LEASED 16
 --#define PASSING 17
---#define HEAD 17
+--#define WAITED 18
+--#define HEAD 18
 -- of the limit whose numbers follow n[at]
 --#define RATE 1
 --#define BURST 2

@@ -38,7 +38,7 @@ if not n then
     n[i] = 0
   end
   n[BORN], n[AT], n[PACE] = instant(ARGV[1]), instant(ARGV[1]), 1
-  redis.call('DEL', sibling(key, 'leases'), sibling(key, 'held'), before)
+  redis.call('DEL', sibling(key, 'leases'), sibling(key, 'held'), sibling(key, 'heard'), before)
 elseif ARGV[5] == '' then
   redis.call('DEL', before)
   n[ENDS] = 0

@@ -9,7 +9,8 @@
 -- ARGV[4]  when the permit's place was booked
 -- ARGV[5]  the scope that the provider's counts are about: its number in the chain
 -- ARGV[6..]  of each scope: lease (0: none), the number m of limits, m times limit, estimate; then the number k of what
---            is known, k times name, actual units; then limit, remaining of each limit that the provider has told of
+--            is known, k times name, actual units; then limit,
+--            remaining, granted per period, period of each limit that the provider has told of; empty what it has not
 -- Returns: "done", "again", "stale" or "lost", and the scopes' states; nil if a scope is not configured
 
 --#include _scope.lua
@@ -65,7 +66,6 @@ end
 if not found then
   outcome = 'lost'
 elseif outcome == 'done' then
-  local heard = chain[tonumber(ARGV[5])]
-  observe(heard.names, heard.n, after)
+  observe(chain[tonumber(ARGV[5])], after)
 end
 return {outcome, write_all(chain)}

@@ -7,6 +7,7 @@ import pytest
 
 from fleet import agents, manifest
 from fleet.errors import BadInput
+from fleet.rates import Rate, read_rate
 
 GOOD = """
 [providers.openai]
@@ -52,8 +53,8 @@ def test_the_shipped_manifest_has_no_problem():
 def test_rates_and_durations_are_read_in_their_units(tmp_path):
     found = manifest.load(_write(tmp_path, GOOD))
     limits = found.quotas["openai/m"].limits()
-    assert limits["requests"] == manifest.Rate(units=600, per=timedelta(minutes=1))
-    assert limits["tokens"] == manifest.Rate(units=90_000, per=timedelta(minutes=1), burst=15_000)
+    assert limits["requests"] == Rate(units=600, per=timedelta(minutes=1))
+    assert limits["tokens"] == Rate(units=90_000, per=timedelta(minutes=1), burst=15_000)
     assert found.agents["one"].budget.deadline == timedelta(seconds=90)
 
 
@@ -103,6 +104,16 @@ def test_an_unknown_agent_is_refused_with_those_there_are(tmp_path):
         ('requests = "600/m"', 'requests = { units = 5, per = "0s" }', 'quotas."openai/m".requests.per: '),
         ("[pools.llm]", '[pools.llm]\nprovider = "openai"', "pools.llm.provider: has no effect"),
         ('requests = "600/m"', 'messages = "600/m"', 'quotas."openai/m".messages: is never charged by kind'),
+        ('requests = "600/m"', 'requests = "600/w"', """quotas."openai/m".requests: '600/w' is not a rate"""),
+        ('requests = "600/m"', "in_flight = 0", 'quotas."openai/m".in_flight.units: '),
+        ('requests = "600/m"', 'in_flight = "9/m"', """quotas."openai/m".in_flight.units: '9/m' is not a count"""),
+        (
+            'requests = "600/m"',
+            'requests = { rate = "600/day", burst = 5 }',
+            'quotas."openai/m".requests: burst: only what returns bit by bit has one',
+        ),
+        ('requests = "600/m"', 'within = "openai/org"', "lies within 'openai/org', which has no quota"),
+        ('[quotas."openai/m"]', '[quotas."openai/x/*"]', "lies within 'openai/x', which has no quota"),
         (
             '[quotas."openai/m"]',
             '[quotas."email/a"]\nmessages = "1/s"\n[quotas."email/b"]\nmessages = "1/s"\n[quotas."openai/m"]',
@@ -132,3 +143,59 @@ def test_a_key_written_into_the_manifest_is_never_shown(tmp_path):
 def test_a_file_that_is_not_there_or_not_toml_is_one_line(tmp_path):
     assert "cannot be read" in manifest.examine(tmp_path / "none.toml")[1][0]
     assert "is not TOML" in _problems(tmp_path, "[[")[0]
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "text", "rate"),
+    [
+        ("requests", "500/m", Rate(units=500)),
+        ("tokens", "200k/m", Rate(units=200_000)),
+        ("requests", "5/s", Rate(units=5, per=timedelta(seconds=1))),
+        ("requests", "100/10s", Rate(units=100, per=timedelta(seconds=10))),
+        ("requests_per_day", "10k/d", Rate(units=10_000, per=DAY)),
+        ("requests_per_day", "10k/day", Rate(units=10_000, per=DAY, returns="with_window")),
+        ("requests_per_month", "2k/month", Rate(units=2000, returns="with_month")),
+        ("tokens", "1.5M/h", Rate(units=1_500_000, per=timedelta(hours=1))),
+        ("in_flight", "20", Rate(units=20, returns="with_call")),
+        ("tokens_in_flight", "90k", Rate(units=90_000, returns="with_call")),
+    ],
+)
+def test_limits_are_read_as_people_write_them(limit, text, rate):
+    assert read_rate(limit, text) == rate
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [("requests", t) for t in ("", "500", "500/w", "-5/s", "0/s", "k/m", "5 per second", "1e3/s", "5/1.5s")]
+    + [("in_flight", t) for t in ("", "0", "-1", "5/m", "many")],
+)
+def test_other_limits_are_refused_in_one_line(limit, text):
+    with pytest.raises(BadInput) as caught:
+        read_rate(limit, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quota_says_days_flights_shadows_and_what_is_around_it(tmp_path):
+    text = GOOD.replace(
+        'requests = "600/m"',
+        """requests = { rate = "600/m", shadow = true }
+requests_per_day = { rate = "9k/day", offset = "8h" }
+in_flight = { at_once = 20, lease = "2m" }
+within = "openai/org"
+[quotas."openai/org"]
+requests = "2k/m"
+[quotas."openai/m/*"]
+tokens = "9k/m"
+[quotas."openai/n"]""",
+    )
+    found = manifest.load(_write(tmp_path, text))
+    assert found.quotas["openai/m"].within == "openai/org"
+    assert found.quotas["openai/m"].limits() == {
+        "requests": Rate(units=600, shadow=True),
+        "requests_per_day": Rate(units=9000, per=DAY, returns="with_window", offset=timedelta(hours=8)),
+        "in_flight": Rate(units=20, per=timedelta(minutes=2), returns="with_call"),
+    }
+    assert found.scopes() == ["openai/m", "openai/org", "openai/n"]

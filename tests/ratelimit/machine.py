@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from ratelimit.headers import Observed
 from ratelimit.keys import held_key, leases_key, place_key, scope_key
 from ratelimit.model import Model, permit_id
 from ratelimit.places import Ask, Claim, Closed, Kind, Outcome, Rejection
@@ -79,6 +80,11 @@ asks = st.builds(
     key=st.none() | st.sampled_from(["a", "b", "c"]),
     asker=st.sampled_from(["1", "2", ""]),
 )
+told = st.dictionaries(
+    st.sampled_from(["requests", "tokens", "in_flight", "unheard"]),
+    st.builds(Observed, remaining=st.none() | units, limit=st.none() | units),
+    max_size=2,
+)
 scopes = st.sampled_from([SIM, SIM, ORG, ACME])
 quotas = scopes.flatmap(lambda scope: st.sampled_from(QUOTAS[scope]))
 
@@ -137,15 +143,15 @@ class LuaAndModel(RuleBasedStateMachine):
         self.both("clock", chain)
 
     @precondition(lambda self: self.permits)
-    @rule(data=st.data(), actual=costs, observed=st.just({}) | costs)
-    def settle(self, data: st.DataObject, actual: dict[str, float], observed: dict[str, float]) -> None:
+    @rule(data=st.data(), actual=costs, observed=st.just({}) | told)
+    def settle(self, data: st.DataObject, actual: dict[str, float], observed: dict[str, Observed]) -> None:
         chain, claim = data.draw(st.sampled_from(self.permits))
         heard = data.draw(st.integers(0, len(chain) - 1))
         self.both("settle", chain, claim, actual=actual, observed=observed, heard=heard)
 
-    @rule(scope=scopes, remaining=costs)
-    def observe(self, scope: str, remaining: dict[str, float]) -> None:
-        self.both("observe", scope, remaining=remaining)
+    @rule(scope=scopes, told=told)
+    def observe(self, scope: str, told: dict[str, Observed]) -> None:
+        self.both("observe", scope, told=told)
 
     @precondition(lambda self: self.permits)
     @rule(data=st.data())

@@ -4,9 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ratelimit.headers import duration, read, retry_after
+from ratelimit.headers import Said, duration, read, retry_after
 
 NOW = datetime(2025, 8, 21, 12, 40, 29, tzinfo=UTC).timestamp()
+
+
+def left(said: Said) -> dict[str, float]:
+    return {name: seen.remaining for name, seen in said.limits.items() if seen.remaining is not None}
+
 
 OPENAI_OK = {
     "x-ratelimit-limit-requests": "10000",
@@ -38,14 +43,14 @@ ANTHROPIC_OK = {
 def test_openai_tells_requests_and_tokens():
     said = read(OPENAI_OK, "openai", now=NOW)
     assert said.retry_after_s is None
-    assert said.remaining() == {"requests": 9999, "tokens": 199_984}
+    assert left(said) == {"requests": 9999, "tokens": 199_984}
     assert (said.limits["requests"].limit, said.limits["requests"].reset_s) == (10_000, 8.64)
     assert said.limits["tokens"].reset_s == 0.004
 
 
 def test_anthropic_tells_four_limits_and_when_they_are_full():
     said = read(ANTHROPIC_OK, "anthropic", now=NOW)
-    assert said.remaining() == {
+    assert left(said) == {
         "requests": 999,
         "tokens": 2_399_000,
         "input_tokens": 1_999_000,
@@ -126,5 +131,30 @@ def test_nonsense_says_nothing(dialect):
     names = [*OPENAI_OK, *ANTHROPIC_OK, "ratelimit", "ratelimit-policy", "x-ratelimit-remaining", "retry-after"]
     for value in ("", "many", "nan", "inf", '"', "1e999", ";;="):
         said = read(dict.fromkeys(names, value), dialect, now=NOW)
-        assert said.remaining() == {}
+        assert left(said) == {}
         assert said.retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset", "period_s"),
+    [
+        ("10000", "9999", "8.64s", 86400),
+        ("200000", "199984", "4ms", 60),
+        ("500", "250", "30s", 60),
+        ("500", "500", "0s", None),
+        ("500", "499", "17s", None),
+    ],
+)
+def test_what_is_missing_and_when_it_is_back_tell_the_period(limit, remaining, reset, period_s) -> None:
+    headers = {
+        "x-ratelimit-limit-requests": limit,
+        "x-ratelimit-remaining-requests": remaining,
+        "x-ratelimit-reset-requests": reset,
+    }
+    assert read(headers, "openai", now=NOW).limits["requests"].period_s == period_s
+
+
+def test_the_one_limit_that_is_exhausted_is_named() -> None:
+    headers = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-remaining-tokens": "0"}
+    assert read(headers, "openai", now=NOW).exhausted() == "tokens"
+    assert read({**headers, "x-ratelimit-remaining-requests": "0"}, "openai", now=NOW).exhausted() is None

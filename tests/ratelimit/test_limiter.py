@@ -19,6 +19,7 @@ from ratelimit.errors import (
     UnknownLimit,
     UnknownScope,
 )
+from ratelimit.headers import Observed
 from ratelimit.limiter import Denial, Limiter, Permit, Place
 from ratelimit.memory import MemoryStore
 from ratelimit.places import Ask, Closed, Kind, Readings, Rejection
@@ -379,16 +380,16 @@ async def test_two_processes_share_one_quota(redis_store: RedisStore, valkey: st
 async def test_headers_lower_the_level_but_for_what_may_have_come_back(limiter: Limiter, age: float) -> None:
     permit = await limiter.acquire(SCOPE, ONE, max_wait=s(0))
     before = (await limiter.inspect(SCOPE)).limits["requests"].level
-    await limiter.settle(permit, ONE, {"requests": 1, "unheard": 0}, age=s(age))
+    await limiter.settle(permit, ONE, {"requests": Observed(remaining=1), "unheard": Observed(remaining=0)}, age=s(age))
     after = (await limiter.inspect(SCOPE)).limits["requests"]
     assert after.level == 1 + after.rate * age < before
 
 
 async def test_observing_tells_whether_somebody_else_uses_the_key(limiter: Limiter) -> None:
-    assert not await limiter.observe(SCOPE, {"requests": 1e6})
-    assert await limiter.observe(SCOPE, {"requests": 0})
-    with pytest.raises(BadCost):
-        await limiter.observe(SCOPE, {"requests": -1})
+    assert not await limiter.observe(SCOPE, {"requests": Observed(remaining=1e6, limit=500.0)})
+    assert await limiter.observe(SCOPE, {"requests": Observed(remaining=4.0)})
+    heard = (await limiter.inspect(SCOPE)).heard["requests"]
+    assert (heard.remaining, heard.granted, heard.taken) == (4, 500, 6)
 
 
 ORG, ACME = "openai/org", "openai/sim/acme"

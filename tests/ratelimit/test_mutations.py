@@ -43,8 +43,8 @@ FAULTS = {
     ),
     "headers raise a level": (
         "_observe.lua",
-        "math.min(0, tonumber(ARGV[i + 1]) - n[at + LEVEL])",
-        "tonumber(ARGV[i + 1]) - n[at + LEVEL]",
+        "math.min(0, tonumber(remaining) - n[at + LEVEL]) or 0\n      if moved < 0 then",
+        "tonumber(remaining) - n[at + LEVEL] or 0\n      if moved ~= 0 then",
     ),
     "a window is not closed": ("_clock.lua", "if windows > 0 then", "if windows > 1 then"),
     "an older generation settles": ("_place.lua", "return 'stale'", "return 'done'"),

@@ -5,7 +5,6 @@ import pytest
 from ratelimit.errors import BadCost, BadQuota, CostTooLarge
 from ratelimit.keys import done_key, place_key, scope_key
 from ratelimit.quota import Limit, Quota, check_cost
-from ratelimit.rates import parse_rate
 
 NAN, INF = float("nan"), float("inf")
 
@@ -55,27 +54,6 @@ def test_headroom_scales_rate_and_burst() -> None:
     quota = Quota(scope="openai/sim", limits=limits, headroom=0.9)
     assert quota.rate("a") == 9.0
     assert [quota.burst(name) for name in "abc"] == [540.0, 100.0, 540.0]
-
-
-@pytest.mark.parametrize(
-    ("text", "capacity", "period"),
-    [
-        ("500/m", 500, timedelta(minutes=1)),
-        ("200k/m", 200_000, timedelta(minutes=1)),
-        ("5/s", 5, timedelta(seconds=1)),
-        ("10k/d", 10_000, timedelta(days=1)),
-        ("1.5M/h", 1_500_000, timedelta(hours=1)),
-    ],
-)
-def test_rates_are_read_as_people_write_them(text: str, capacity: float, period: timedelta) -> None:
-    assert parse_rate(text) == Limit(capacity=capacity, period=period)
-
-
-@pytest.mark.parametrize("text", ["", "500", "500/w", "-5/s", "0/s", "k/m", "5 per second", "1e3/s"])
-def test_other_rates_are_refused_in_one_line(text: str) -> None:
-    with pytest.raises(BadQuota) as caught:
-        parse_rate(text)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_cost_that_no_bucket_can_count_is_too_large() -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from ratelimit.errors import StoreLost
+from ratelimit.headers import Observed
 from ratelimit.memory import MemoryStore
 from ratelimit.model import permit_id
 from ratelimit.places import Ask, Booking, Claim, Origin, Outcome, Part, Rejection
@@ -284,20 +285,22 @@ async def test_a_lost_server_is_named_without_its_password() -> None:
 
 async def test_a_provider_that_has_less_left_lowers_the_level_and_sets_the_clock_back(full: Store) -> None:
     before = await full.clock(CHAIN, now=T)
-    lowered, reading = await full.observe(SCOPE, remaining={"requests": 4.0, "unheard": 0.0}, now=T)
+    lowered, reading = await full.observe(
+        SCOPE, told={"requests": Observed(remaining=4.0), "unheard": Observed(remaining=0.0)}, now=T
+    )
     assert lowered
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 4.0
     assert before[0].dials["requests"].clock - reading.dials["requests"].clock == 6.0
-    assert not (await full.observe(SCOPE, remaining={"requests": 1e9}, now=T))[0]
+    assert not (await full.observe(SCOPE, told={"requests": Observed(remaining=1e9)}, now=T))[0]
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 4.0
 
 
 async def test_what_is_left_travels_with_a_settlement(full: Store) -> None:
     answer = await reserve(full, CHAIN, [ask(2)], now=T)
     spent = permit(answer.bookings[0])
-    await full.settle(CHAIN, spent, actual={"requests": 1.0}, observed={"requests": 3.0}, now=T)
+    await full.settle(CHAIN, spent, actual={"requests": 1.0}, observed={"requests": Observed(remaining=3.0)}, now=T)
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 3.0
-    await full.settle(CHAIN, spent, actual={"requests": 1.0}, observed={"requests": 0.0}, now=T)
+    await full.settle(CHAIN, spent, actual={"requests": 1.0}, observed={"requests": Observed(remaining=0.0)}, now=T)
     assert (await full.inspect(SCOPE, now=T)).limits["requests"].level == 3.0
 
 

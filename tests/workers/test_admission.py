@@ -9,15 +9,16 @@ from uuid import uuid4
 import pytest
 from temporalio import activity, workflow
 from temporalio.client import WorkflowFailureError
+from temporalio.common import Priority
 from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from fleet.contracts.names import FailureType
-from ratelimit.limiter import Limiter
+from ratelimit.limiter import Closed, Limiter
 from ratelimit.memory import MemoryStore
 from ratelimit.quota import Limit, Quota
-from workers.admission import Admission
+from workers.admission import CLOSED_LOOK, Admission
 from workers.providers import errors
 
 SCOPE = "openai/m"
@@ -29,7 +30,7 @@ class Desk:
     def __init__(self, *, inline_s: float = 0.5) -> None:
         self.quota = Quota(scope=SCOPE, limits={"requests": Limit(capacity=6000, burst=10)})
         self.limiter = Limiter(MemoryStore(), {SCOPE: self.quota})
-        self.admission = Admission(self.limiter, {SCOPE: frozenset({"requests"})}, timedelta(seconds=inline_s))
+        self.admission = Admission(self.limiter, timedelta(seconds=inline_s))
         self.calls = 0
 
     async def __aenter__(self) -> Self:
@@ -134,6 +135,64 @@ async def test_a_429_closes_the_scope_for_everybody():
             await desk.attempt(desk.call(), activity_id="2")
         assert waiting.value.type == FailureType.QUOTA_WAIT
         assert desk.calls == 1
+
+
+async def test_without_a_hint_cooldowns_grow():
+    async with Desk() as desk:
+        closed = []
+        for number in range(3):
+            with pytest.raises(ApplicationError):
+                await desk.attempt(desk.call(answer=errors.Overloaded("529")), activity_id=str(number))
+            closed.append((await desk.limiter.inspect(SCOPE)).closed_for.total_seconds())
+            # the next burst comes after the pause
+            await desk.limiter.open(SCOPE)
+            desk.limiter._store.model.scopes[SCOPE].cooldown_until = 0.0
+        assert closed[0] < closed[1] < closed[2]
+
+
+async def test_out_of_money_closes_the_scope_and_loses_no_run():
+    async with Desk() as desk:
+        with pytest.raises(ApplicationError) as raised:
+            await desk.attempt(desk.call(answer=errors.Exhausted("openai: insufficient_quota")))
+        assert (raised.value.type, raised.value.category) == (
+            FailureType.QUOTA_EXHAUSTED,
+            ApplicationErrorCategory.BENIGN,
+        )
+        assert (await desk.limiter.inspect(SCOPE)).closed is Closed.BILLING
+        with pytest.raises(ApplicationError) as waiting:
+            await desk.attempt(desk.call(), activity_id="2")
+        assert "closed (billing) until somebody opens it: fleet quota thaw" in waiting.value.message
+        assert waiting.value.next_retry_delay == CLOSED_LOOK
+        assert desk.calls == 1
+        change = (await desk.limiter.changes(SCOPE))[0]
+        assert (change.action, change.reason) == ("billing", "openai: insufficient_quota")
+        await desk.limiter.open(SCOPE)
+        await desk.attempt(desk.call(), activity_id="2", attempt=2)
+
+
+async def test_a_rejection_that_names_a_limit_closes_only_that():
+    async with Desk() as desk:
+        with pytest.raises(ApplicationError):
+            await desk.attempt(desk.call(answer=errors.RateLimited("429", retry_after_s=30, limit="requests")))
+        seen = await desk.limiter.inspect(SCOPE)
+        assert seen.closed_for == timedelta(0)
+        assert seen.limits["requests"].closed_for > timedelta(seconds=29)
+
+
+async def test_a_tenants_share_is_charged_by_the_fairness_key():
+    async with Desk() as desk:
+        share = Quota(scope=f"{SCOPE}/*", limits={"requests": Limit(capacity=60, burst=1)})
+        limiter = Limiter(desk.limiter._store, {SCOPE: desk.quota, share.scope: share})
+        desk.admission = Admission(limiter, timedelta(0))
+        environment = ActivityEnvironment()
+        environment.info = replace(environment.info, priority=Priority(fairness_key="acme"))
+        await environment.run(desk.call())
+        assert (await limiter.inspect(f"{SCOPE}/acme")).limits["requests"].level < 1
+        environment.info = replace(environment.info, activity_id="other")
+        with pytest.raises(ApplicationError, match="waits for openai/m/acme requests"):
+            await environment.run(desk.call())
+        await desk.attempt(desk.call(), activity_id="3")
+        await limiter.aclose()
 
 
 async def test_a_draining_worker_gives_back_what_stands_in_line():

@@ -143,4 +143,4 @@ def _translate(name: str, error: anthropic.APIStatusError) -> errors.ProviderErr
     code = getattr(error, "error_code", None) or ""
     if "spend" in str(code):
         return errors.Exhausted(message)
-    return errors.from_status(error.status_code, message, error.response.headers)
+    return errors.from_status(error.status_code, message, error.response.headers, dialect="anthropic")

@@ -14,15 +14,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import time
 
-from ratelimit.headers import retry_after
+from ratelimit.headers import read, retry_after
 
 
 class ProviderError(Exception):
     """Root. The text is one line without secrets, and names the provider."""
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, limit: str | None = None) -> None:
         super().__init__(" ".join(message.split()))
         self.retry_after_s = retry_after_s
+        self.limit = limit
+        """The one limit that is exhausted, if the provider has named it."""
 
 
 class RateLimited(ProviderError):
@@ -66,11 +68,22 @@ def understood(name: str) -> Iterator[None]:
         raise Unavailable(f"{name}: the answer is not what this API sends ({type(error).__name__})") from None
 
 
-def from_status(status: int, message: str, headers: Mapping[str, str]) -> ProviderError:
-    """The error for an HTTP status that is not a success."""
+def from_status(
+    status: int, message: str, headers: Mapping[str, str], *, dialect: str = "generic", limit: str | None = None
+) -> ProviderError:
+    """The error for an HTTP status that is not a success.
+
+    Args:
+        status: of the answer.
+        message: one line about it.
+        headers: of the answer.
+        dialect: how its rate-limit headers are read.
+        limit: the limit that the body names.
+    """
     wait = retry_after(headers, time())
     if status == 429:
-        return RateLimited(message, retry_after_s=wait)
+        said = read(headers, dialect, now=time())
+        return RateLimited(message, retry_after_s=said.retry_after_s, limit=limit or said.exhausted())
     if status in (503, 529):
         return Overloaded(message, retry_after_s=wait)
     if status in (401, 403):

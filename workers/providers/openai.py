@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from time import monotonic
 from typing import Any, cast
 
@@ -156,7 +157,16 @@ def _translate(name: str, error: openai.APIStatusError) -> errors.ProviderError:
     message = f"{name}: {error.message}"
     if error.code in _BILLING or error.type == "insufficient_quota":
         return errors.Exhausted(message)
-    return errors.from_status(error.status_code, message, error.response.headers)
+    return errors.from_status(
+        error.status_code, message, error.response.headers, dialect="openai", limit=_limit(error.type, error.message)
+    )
+
+
+def _limit(kind: str | None, message: str) -> str | None:
+    """The limit that a 429 names: its `type`, and its text where that says that it is the day's."""
+    if kind not in ("requests", "tokens", "input_tokens", "output_tokens"):
+        return None
+    return f"{kind}_per_day" if re.search(r"per day \((?:RPD|TPD)\)", message) else kind
 
 
 def _cause(error: openai.APIConnectionError) -> str:

@@ -5,10 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from ratelimit.headers import Observed
+from ratelimit.limiter import Limiter
 from ratelimit.store import RedisStore
 
 ROOT = Path(__file__).parents[3]
@@ -79,9 +83,68 @@ def test_a_change_over_another_version_is_refused(quota):
     assert answer(quota("show", SCOPE, "--json"))["limits"]["requests"]["rate"] == "600/m"
 
 
+def test_a_frozen_scope_says_so_until_it_is_thawed(quota):
+    quota("apply")
+    assert quota("freeze", SCOPE, "--reason", "audit").stdout == f"{SCOPE}: frozen; fleet quota thaw {SCOPE}\n"
+    assert answer(quota("show", SCOPE, "--json"))["closed"] == "frozen"
+    assert f"closed    frozen, until somebody opens it: fleet quota thaw {SCOPE}" in quota("show", SCOPE).stdout
+    assert any("frozen" in line for line in quota("ls").stdout.splitlines() if SCOPE in line)
+    assert "closed until it is opened: somebody has frozen it" in quota("advise", SCOPE).stdout
+    assert quota("thaw", SCOPE).stdout == f"{SCOPE}: open\n"
+    assert [row["action"] for row in answer(quota("history", SCOPE, "--json"))] == ["thaw", "freeze", "set"]
+
+
+def test_an_override_ends_by_itself(quota, valkey):
+    quota("apply")
+    assert quota("set", SCOPE, "requests=9k/m", "--for", "1s").stdout.endswith("version 2, for 1.0s\n")
+    deadline = time.monotonic() + 10
+    while (told := answer(quota("show", SCOPE, "--json")))["ends_in_s"] is not None:
+        assert time.monotonic() < deadline
+    assert (told["limits"]["requests"]["rate"], told["version"]) == ("600/m", 3)
+    assert [row["action"] for row in answer(quota("history", SCOPE, "--json"))] == ["end", "set", "set"]
+
+
+def test_limits_of_all_kinds_are_set_and_shown(quota):
+    quota("apply")
+    found = quota("set", SCOPE, "in_flight=20", "requests_per_day=10k/day", "requests_per_month=90k/month")
+    assert "in_flight 20 at once, requests_per_day 10k/day, requests_per_month 90k/month" in found.stdout
+
+
+def test_the_line_is_shown_and_what_the_provider_says(quota, valkey):
+    quota("apply")
+
+    async def wait_in_line():
+        store = RedisStore.from_url(valkey)
+        async with Limiter(store, {}) as limiter:
+            for number in range(3):
+                cost = {"requests": 100, "tokens": 1000}
+                await limiter.reserve(SCOPE, cost, max_wait=timedelta(0), key=f"run-{number}/1", hold=True)
+            await limiter.observe(SCOPE, {"requests": Observed(limit=500, remaining=77, period_s=60)})
+        await store.aclose()
+
+    asyncio.run(wait_in_line())
+    told = answer(quota("show", SCOPE, "--json"))
+    assert [(one["place"], one["key"], one["limit"]) for one in told["standing"]] == [
+        (1, "run-0/1", "requests"),
+        (2, "run-1/1", "requests"),
+        (3, "run-2/1", "requests"),
+    ]
+    text = quota("show", SCOPE, "--line", "1").stdout
+    assert "place 1   run-0/1: in " in text
+    assert "and 2 more" in text
+    assert "provider  requests: 77 of 500 left" in text
+    assert f"fleet quota set {SCOPE} requests=500/m" in quota("advise").stdout
+    (look,) = [json.loads(line) for line in quota("watch", SCOPE, "--times", "1", "--json").stdout.splitlines()]
+    assert (look[0]["scope"], look[0]["heard"]["requests"]["remaining"]) == (SCOPE, 77)
+    assert "77 left" in quota("watch", "--times", "2", "--every", "0.1").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["freeze", "openai/none"], ["openai/none", SCOPE]),
+        (["set", SCOPE, "requests=5/m", "--for", "soon"], ["--for", "'soon'", "24h"]),
+        (["set", SCOPE, "in_flight=0"], ["in_flight"]),
         (["show", "openai/none"], ["openai/none", SCOPE]),
         (["set", SCOPE], ["nothing to set"]),
         (["set", SCOPE, "requests"], ["requests=500/m"]),
