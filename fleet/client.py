@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from fleet import agents
 from fleet.contracts import names
-from fleet.contracts.runs import Outcome, RunInput, RunResult, RunStatus
+from fleet.contracts.runs import LAST_PRIORITY, Outcome, RunInput, RunResult, RunStatus
 from fleet.errors import BadInput, UnknownRun, Unreachable
 from fleet.manifest import AGENTS_POOL, Manifest
 from fleet.rates import NAME
@@ -97,10 +97,18 @@ class FleetClient:
             raise BadInput("the goal is empty: say what the agent is to do")
         if not NAME.fullmatch(tenant):
             raise BadInput(f"tenant {tenant!r}: must be letters, digits, _ . : -, at most 64")
-        if not 1 <= priority <= 5:
-            raise BadInput(f"priority {priority} is not between 1 (first) and 5")
+        if not 1 <= priority <= LAST_PRIORITY:
+            raise BadInput(f"priority {priority} is not between 1 (first) and {LAST_PRIORITY}")
         definition = agents.definition(self._manifest, agent)
-        run = RunInput(agent=definition, goal=goal, tenant=tenant, priority=priority)
+        weight = self._manifest.weight(tenant)
+        run = RunInput(
+            agent=definition,
+            goal=goal,
+            tenant=tenant,
+            priority=priority,
+            weight=weight,
+            door=self._manifest.max_active is not None,
+        )
         workflow_id = run_id or f"{agent}-{secrets.token_hex(5)}"
         try:
             await self.temporal.start_workflow(
@@ -111,7 +119,7 @@ class FleetClient:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 task_queue=self._manifest.task_queue(AGENTS_POOL),
                 memo={names.AGENT_MEMO: agent, names.GOAL_MEMO: goal[:500], names.TENANT_MEMO: tenant},
-                priority=Priority(priority_key=priority, fairness_key=tenant),
+                priority=Priority(priority_key=priority, fairness_key=tenant, fairness_weight=weight),
                 static_summary=f"{agent}: {goal}"[:200],
             )
         except RPCError as error:

@@ -65,6 +65,9 @@ class PoolSpec(Table):
     """Longest wait for quota inside a slot; a longer one gives the slot back."""
     drain: Wait = timedelta(seconds=20)
     """How long SIGTERM waits for work under way."""
+    max_active: int | None = Field(default=None, ge=1)
+    """Of the pool `agents`: most runs active at once, in the whole fleet; others wait at the door. A run that has
+    called no model for ten minutes, because a human sleeps over it, is not active."""
     provider: str | None = None
     """Which provider serves the pool's tools. Default: the pool's name."""
 
@@ -97,6 +100,13 @@ class AgentSpec(Table):
     policy: PolicySpec = PolicySpec()
 
 
+class TenantSpec(Table):
+    """Somebody whose runs share the fleet with others'."""
+
+    weight: float = Field(default=1.0, ge=0.001, le=1000)
+    """Share of what is short, against other tenants' of the same priority: Temporal's fairness weight."""
+
+
 class Manifest(Table):
     """The whole file."""
 
@@ -104,6 +114,19 @@ class Manifest(Table):
     quotas: dict[str, QuotaSpec] = Field(default_factory=dict)
     pools: dict[str, PoolSpec]
     agents: dict[str, AgentSpec]
+    tenants: dict[str, TenantSpec] = Field(default_factory=dict)
+    """Those that are not named weigh 1."""
+
+    @property
+    def max_active(self) -> int | None:
+        """Most runs that are active at once; None: any number."""
+        spec = self.pools.get(AGENTS_POOL)
+        return spec.max_active if spec else None
+
+    def weight(self, tenant: str) -> float:
+        """A tenant's weight."""
+        spec = self.tenants.get(tenant)
+        return spec.weight if spec else 1.0
 
     def scopes(self) -> list[str]:
         """The scopes that have a quota, but for templates of tenants' shares."""
@@ -248,6 +271,9 @@ def _pool_references(providers: dict[str, Any], pools: dict[str, Any]) -> Iterat
             yield f"pools.{pool}.provider: there is no [providers.{provider}]"
         elif kind not in kinds:
             yield f"pools.{pool}.provider: providers.{provider} is of kind {kind!r}, not one of {', '.join(kinds)}"
+    for pool in pools:
+        if pool != AGENTS_POOL and "max_active" in _table(pools, pool):
+            yield f"pools.{pool}.max_active: has no effect: set it on pools.{AGENTS_POOL}"
     for pool in (AGENTS_POOL, LLM_POOL):
         if "provider" in _table(pools, pool):
             yield f"pools.{pool}.provider: has no effect: an agent's `model` names the provider"

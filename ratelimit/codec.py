@@ -131,8 +131,8 @@ def reading(state: bytes) -> ClockReading:
     place = HEAD
     dials = {}
     for name in names:
-        rate, burst, _, clock, _, until, kind, period, anchor, shadow, _ = n[place : place + WIDTH]
-        dials[name] = Dial(clock, rate, burst, until, _KINDS[int(kind)], period, anchor, shadow == 1)
+        rate, burst, level, clock, _, until, kind, period, anchor, shadow, _ = n[place : place + WIDTH]
+        dials[name] = Dial(clock, rate, burst, level, until, _KINDS[int(kind)], period, anchor, shadow == 1)
         place += WIDTH
     return ClockReading(at, cooldown_until, pace, int(epoch), _CLOSED[int(closed)], born, recovery, dials)
 

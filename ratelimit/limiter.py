@@ -15,7 +15,7 @@ from ratelimit.desk import Desk
 from ratelimit.errors import BadCost, CostTooLarge, Denied, StoreLost, UnknownLimit
 from ratelimit.headers import Observed
 from ratelimit.leases import Leases
-from ratelimit.line import Gone, Late, Line, Ready
+from ratelimit.line import TICK_S, Gone, Late, Line, Ready
 from ratelimit.permits import Permits, ask_for, claim_of, permit_of, upwards
 from ratelimit.places import (
     SILENCE,
@@ -327,6 +327,20 @@ class Limiter(Desk):
             raise StoreLost(f"{scope}: the store forgets its configuration")
         line.refresh(readings)
         return readings[0]
+
+    async def ahead(self, scope: str) -> timedelta:
+        """How long a call that asks now would wait, however little it costs. By an answer of the last quarter second.
+
+        Raises:
+            UnknownScope: nobody configured the scope.
+            StoreLost: the store does not answer.
+        """
+        line = self._line(scope)
+        wait = line.ahead_s(TICK_S)
+        if wait is None:
+            await self.clock(scope)
+            wait = line.ahead_s(TICK_S)
+        return upwards(wait or 0.0)
 
     async def _book(self, scope: str, ask: Ask) -> Booking:
         line = self._line(scope)

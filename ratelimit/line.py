@@ -8,7 +8,7 @@ from ratelimit.clock import Clock
 from ratelimit.errors import StoreLost
 from ratelimit.places import Ask, Booking, Bookings, ClockReading, Dial, Kind, Outcome, Readings
 from ratelimit.store import Store, reserve
-from ratelimit.waits import expected, expired
+from ratelimit.waits import expected, expired, wait_of
 
 TICK_S = 0.25
 """While anyone waits, the clock is read at least this often."""
@@ -140,6 +140,16 @@ class Line:
     def idle(self) -> bool:
         """Nobody asks, nobody waits."""
         return not (self._asks or self._flight or self._waiters or self._seeding or self._watcher)
+
+    def ahead_s(self, fresh_s: float) -> float | None:
+        """Seconds until a call that asks now may start, by an answer at most `fresh_s` old; None without one."""
+        if self._readings is None or self._clock.time() - self._read_at > fresh_s:
+            return None
+        owed = [
+            {name: max(0.0, -dial.level) for name, dial in reading.dials.items() if not dial.shadow}
+            for reading in self._readings
+        ]
+        return wait_of(self.scopes, self._readings, owed)[0]
 
     def lease_s(self) -> float:
         """How long what is in flight is held without renewal, by the last answer."""

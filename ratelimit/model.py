@@ -273,7 +273,7 @@ def reading(scope: Scope) -> ClockReading:
         born=scope.born,
         recovery=scope.recovery,
         dials={
-            n: Dial(b.clock, b.rate, b.burst, b.until, b.kind, b.period, b.anchor, b.shadow)
+            n: Dial(b.clock, b.rate, b.burst, b.level, b.until, b.kind, b.period, b.anchor, b.shadow)
             for n, b in scope.buckets.items()
         },
     )

@@ -147,6 +147,8 @@ class Dial:
     rate: float
     """Units per second at full pace."""
     burst: float
+    level: float
+    """Units available; below zero, units owed to those in line."""
     until: float = 0.0
     """Closed until then."""
     kind: Kind = Kind.CONTINUOUS

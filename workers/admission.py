@@ -1,7 +1,7 @@
 """Inside an activity: the exact cost is booked, a short wait is slept in the slot, a longer one gives the slot back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -57,12 +57,19 @@ class Admitted:
 class Admission:
     """The way from an activity to a provider. One for each pool of a process."""
 
-    def __init__(self, limiter: Limiter, max_inline_wait: timedelta) -> None:
+    def __init__(
+        self,
+        limiter: Limiter,
+        max_inline_wait: timedelta,
+        sent_away: Callable[[timedelta], None] = lambda after: None,
+    ) -> None:
         """Args:
         limiter: shared by all pools of the process. Scopes that have no quota there are not limited.
         max_inline_wait: longest wait inside a slot.
+        sent_away: told after how long a call comes back for its place.
         """
         self._limiter = limiter
+        self._sent_away = sent_away
         self._max_inline_wait = max_inline_wait
 
     @asynccontextmanager
@@ -112,7 +119,9 @@ class Admission:
             return waiting.result()
         except Denied as denied:
             METRICS.deferrals.labels(scope).inc()
-            raise failures.wait(FailureType.QUOTA_WAIT, _told(denied), self._come_back(denied.retry_after)) from None
+            after = self._come_back(denied.retry_after)
+            self._sent_away(after)
+            raise failures.wait(FailureType.QUOTA_WAIT, _told(denied), after) from None
         except StoreLost as lost:
             raise failures.wait(FailureType.STORE_LOST, f"waits for the limiter's store: {lost}", STORE_RETRY) from None
         except CostTooLarge as large:

@@ -24,6 +24,7 @@ from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
 from workers import health
 from workers.admission import Admission
+from workers.gate import Gate
 from workers.pool import Pool, worker
 from workers.providers import errors
 from workers.providers.chat import ChatProvider
@@ -160,6 +161,15 @@ def _scope_of(manifest: Manifest, provider: str) -> str:
     return next((s for s in manifest.scopes() if s.partition("/")[0] == provider), provider)
 
 
+def _gated(manifest: Manifest, pool: str) -> list[str]:
+    """The scopes that the pool's calls are charged to; none if some of its calls are not limited."""
+    if pool != LLM_POOL:
+        scope = _scope_of(manifest, manifest.pools[pool].provider or pool)
+        return [scope] if scope in manifest.quotas else []
+    models = {agent.model for agent in manifest.agents.values()}
+    return sorted(models) if models <= set(manifest.quotas) else []
+
+
 def _used_models(manifest: Manifest) -> set[str]:
     return {agent.model.partition("/")[0] for agent in manifest.agents.values()}
 
@@ -179,7 +189,8 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
     queue = manifest.task_queue(name)
     if name == AGENTS_POOL:
         return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, workflows=[AgentWorkflow])
-    admission = Admission(shared, spec.max_inline_wait)
+    gate = Gate(spec.slots, shared, _gated(manifest, name), spec.max_inline_wait)
+    admission = Admission(shared, spec.max_inline_wait, gate.expect)
     provider_name = spec.provider or name
     if name == LLM_POOL:
         from workers.tools.llm import LlmTools
@@ -194,7 +205,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
                 if used:
                     await _accepts(spec_name, providers[spec_name].check)
         llm = LlmTools(admission, providers)
-        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[llm.chat])
+        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[llm.chat], gate=gate)
     provider = manifest.providers[provider_name]
     if isinstance(provider, SearchProvider):
         from workers.tools.search import SearchTools
@@ -204,7 +215,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
         stack.push_async_callback(client.aclose)
         search = SearchTools(admission, client, _scope_of(manifest, provider_name))
         activities = [search.query, search.fetch]
-        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=activities)
+        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=activities, gate=gate)
     assert isinstance(provider, MailProvider)
     from workers.effects.ledger import Ledger, LedgerLost
     from workers.tools.mail import MailTools
@@ -218,7 +229,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
     handed_to = relay(settings, provider)
     await _accepts(provider_name, handed_to.check)
     mail = MailTools(admission, handed_to, ledger, _scope_of(manifest, provider_name))
-    return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[mail.send])
+    return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[mail.send], gate=gate)
 
 
 async def _seed(shared: Limiter, manifest: Manifest) -> None:

@@ -10,12 +10,15 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
+    FixedSizeSlotSupplier,
     Interceptor,
     Worker,
+    WorkerTuner,
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from fleet.contracts.names import WAITS
+from workers.gate import Gate
 from workers.telemetry import METRICS
 
 # Our own contracts and pure functions are deterministic: importing them anew for every run would cost 100 ms each.
@@ -35,6 +38,8 @@ class Pool:
     drain: timedelta
     activities: Sequence[Callable[..., Any]] = ()
     workflows: Sequence[type] = ()
+    gate: Gate | None = None
+    """Gives out the slots of activities; None: they are all there are."""
 
 
 def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], Any]) -> Worker:
@@ -43,14 +48,20 @@ def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], An
     async def fatal(error: BaseException) -> None:
         on_fatal(error)
 
+    activity_slots = pool.gate or FixedSizeSlotSupplier(pool.slots if pool.activities else 1)
+    tuner = WorkerTuner.create_composite(
+        workflow_supplier=FixedSizeSlotSupplier(max(2, pool.slots)),
+        activity_supplier=activity_slots,
+        local_activity_supplier=FixedSizeSlotSupplier(1),
+        nexus_supplier=FixedSizeSlotSupplier(1),
+    )
     return Worker(
         client,
         task_queue=pool.task_queue,
         activities=pool.activities,
         workflows=pool.workflows,
         workflow_runner=SANDBOX,
-        max_concurrent_activities=pool.slots if pool.activities else None,
-        max_concurrent_workflow_tasks=max(2, pool.slots) if pool.workflows else None,
+        tuner=tuner,
         max_concurrent_activity_task_polls=min(pool.slots, 8) if pool.activities else 1,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,

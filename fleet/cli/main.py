@@ -49,7 +49,7 @@ def run(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the run and print its answer.")] = False,
     run_id: Annotated[str | None, typer.Option("--id", help="Id of the run. Default: made up.")] = None,
     tenant: Annotated[str, typer.Option(help="Whose run it is: the fairness key.")] = "default",
-    priority: Annotated[int, typer.Option(help="1 (first) to 5.")] = 3,
+    priority: Annotated[int, typer.Option(help="1 (first) to 4.")] = 3,
     manifest: ManifestOption = None,
     json: JsonOption = False,
 ) -> None:

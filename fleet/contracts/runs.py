@@ -56,6 +56,10 @@ class AgentDefinition:
     max_output_tokens: int = 1024
 
 
+LAST_PRIORITY = 4
+"""Temporal knows five: a run's first call comes one behind its others."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInput:
     """The one argument of `AgentWorkflow`: everything that configures the run."""
@@ -64,7 +68,12 @@ class RunInput:
     goal: str
     tenant: str = "default"
     priority: int = 3
-    """Temporal priority key, 1 (first) to 5."""
+    """1 (first) to 4. Temporal's priority key of a run's calls; its first call, which lets a new run in, comes one
+    behind: a quota that is short finishes runs instead of starting ever more."""
+    weight: float = 1.0
+    """Temporal's fairness weight of the tenant: its share of what is short, against others' of the same priority."""
+    door: bool = False
+    """Only so many runs are active at once: the run waits at the door first."""
 
 
 class Outcome(StrEnum):

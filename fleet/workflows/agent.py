@@ -157,7 +157,12 @@ class AgentWorkflow:
             heartbeat_timeout=limits.heartbeat,
             retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)),
             cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
-            priority=Priority(priority_key=self._run.priority, fairness_key=self._run.tenant),
+            priority=Priority(
+                # runs in flight come before new ones
+                priority_key=self._run.priority + (0 if self._spent.steps else 1),
+                fairness_key=self._run.tenant,
+                fairness_weight=self._run.weight,
+            ),
             summary=summary,
         )
         if effect:

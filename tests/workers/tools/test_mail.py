@@ -35,7 +35,7 @@ class Desk:
             timeout_s=5,
         )
         self.tools = MailTools(
-            Admission(Limiter(MemoryStore(), {}), {}, timedelta(seconds=1)), self.relay, ledger, "email/relay"
+            Admission(Limiter(MemoryStore(), {}), timedelta(seconds=1)), self.relay, ledger, "email/relay"
         )
 
     async def send(self, *, step="3.1", run="run-1", arguments=ARGUMENTS, max_failures=5):
