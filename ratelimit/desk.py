@@ -107,7 +107,7 @@ class Desk:
             StoreLost: the store does not answer.
         """
         self._chains.set(quota, over=False)
-        return await self._store.configure(quota, full=False, seed=True, by=by)
+        return await self._store.configure(quota, full=quota.starts_full, seed=True, by=by)
 
     async def quota(self, scope: str) -> Quota | None:
         """The quota in force; None if the store knows none.
@@ -185,7 +185,7 @@ class Desk:
                 # the template may have been changed since
                 template = await self._store.quota(f"{scope.rpartition('/')[0]}/*")
                 quota = quota if template is None else template.of(scope)
-            await self._store.configure(quota, full=quota.passing, seed=True)
+            await self._store.configure(quota, full=quota.starts_full, seed=True)
 
     def _heard(self, scope: str, reading: ClockReading | None) -> None:
         for line in self._lines.values():

@@ -146,7 +146,12 @@ class Line:
         if self._readings is None or self._clock.time() - self._read_at > fresh_s:
             return None
         owed = [
-            {name: max(0.0, -dial.level) for name, dial in reading.dials.items() if not dial.shadow}
+            # what is in flight is counted in whole calls
+            {
+                name: max(0.0, (dial.kind is Kind.IN_FLIGHT) - dial.level)
+                for name, dial in reading.dials.items()
+                if not dial.shadow
+            }
             for reading in self._readings
         ]
         return wait_of(self.scopes, self._readings, owed)[0]

@@ -85,7 +85,10 @@ class Quota:
     """The scope that the call is charged to as well: a model's organisation, a tenant's model."""
 
     passing: bool = False
-    """Forgotten once it is as new: for scopes without number, one for each tenant. Starts full."""
+    """Forgotten once it is as new: for scopes without number, one for each tenant."""
+
+    starts_full: bool = False
+    """State that is new starts full, lost state too: for limits that are ours and no provider's, as tenants' are."""
 
     headroom: float = 1.0
     """The share (0-1] of the provider's limits that is planned to be used. What is in flight is used to the full."""
@@ -131,7 +134,7 @@ class Quota:
 
     def of(self, scope: str) -> Self:
         """The quota of one scope of a template."""
-        return replace(self, scope=scope, within=self.outer, passing=True)
+        return replace(self, scope=scope, within=self.outer, passing=True, starts_full=True)
 
     def rate(self, name: str) -> float:
         """Units per second at full pace. Of what is in flight: as if every call took the whole lease."""
@@ -184,7 +187,7 @@ class Quota:
             for name, limit in self.limits.items()
         }
         shares = {"headroom": self.headroom, "burst_headroom": self.burst_headroom}
-        place = {"within": self.within, "passing": self.passing}
+        place = {"within": self.within, "passing": self.passing, "starts_full": self.starts_full}
         return json.dumps({"limits": limits, **place, **shares, "recovery_s": self.recovery.total_seconds()})
 
     @classmethod
@@ -206,6 +209,7 @@ class Quota:
             },
             within=found["within"],
             passing=found["passing"],
+            starts_full=found["starts_full"],
             headroom=found["headroom"],
             burst_headroom=found["burst_headroom"],
             recovery=timedelta(seconds=found["recovery_s"]),

@@ -24,6 +24,7 @@ from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
 from workers import health
 from workers.admission import Admission
+from workers.door import DOOR, Door, door_quota
 from workers.gate import Gate
 from workers.pool import Pool, worker
 from workers.providers import errors
@@ -66,7 +67,7 @@ def limit(rate: Rate) -> Limit:
 
 def quotas(manifest: Manifest) -> dict[str, Quota]:
     """The manifest's quotas in the limiter's words."""
-    return {
+    found = {
         scope: Quota(
             scope=scope,
             limits={name: limit(rate) for name, rate in spec.limits().items()},
@@ -76,6 +77,9 @@ def quotas(manifest: Manifest) -> dict[str, Quota]:
         )
         for scope, spec in manifest.quotas.items()
     }
+    if manifest.max_active is not None:
+        found[DOOR] = door_quota(manifest.max_active)
+    return found
 
 
 @asynccontextmanager
@@ -188,7 +192,17 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
     spec = manifest.pools[name]
     queue = manifest.task_queue(name)
     if name == AGENTS_POOL:
-        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, workflows=[AgentWorkflow])
+        door = Door(shared)
+        gate = Gate(spec.slots, shared, [DOOR] if manifest.max_active else [], timedelta(0))
+        return Pool(
+            name=name,
+            task_queue=queue,
+            slots=spec.slots,
+            drain=spec.drain,
+            workflows=[AgentWorkflow],
+            activities=[door.enter, door.leave],
+            gate=gate,
+        )
     gate = Gate(spec.slots, shared, _gated(manifest, name), spec.max_inline_wait)
     admission = Admission(shared, spec.max_inline_wait, gate.expect)
     provider_name = spec.provider or name
@@ -204,7 +218,7 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
                 stack.push_async_callback(providers[spec_name].aclose)
                 if used:
                     await _accepts(spec_name, providers[spec_name].check)
-        llm = LlmTools(admission, providers)
+        llm = LlmTools(admission, providers, Door(shared))
         return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[llm.chat], gate=gate)
     provider = manifest.providers[provider_name]
     if isinstance(provider, SearchProvider):

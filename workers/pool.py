@@ -52,7 +52,7 @@ def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], An
     tuner = WorkerTuner.create_composite(
         workflow_supplier=FixedSizeSlotSupplier(max(2, pool.slots)),
         activity_supplier=activity_slots,
-        local_activity_supplier=FixedSizeSlotSupplier(1),
+        local_activity_supplier=FixedSizeSlotSupplier(max(2, pool.slots)),
         nexus_supplier=FixedSizeSlotSupplier(1),
     )
     return Worker(

@@ -98,6 +98,16 @@ def trace(
 
 
 @app.command()
+def why(
+    run_id: Annotated[str, typer.Argument(metavar="RUN")], manifest: ManifestOption = None, json: JsonOption = False
+) -> None:
+    """What a run waits for: which quota and its place in line, which provider, which queue."""
+    from fleet.cli import why as whys
+
+    whys.why(run_id, manifest=manifest, json=json)
+
+
+@app.command()
 def stop(
     run_id: Annotated[str, typer.Argument(metavar="RUN")],
     reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "stopped by an operator",

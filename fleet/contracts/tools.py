@@ -52,6 +52,11 @@ SEARCH_QUERY: Final = Stub("search.query", "search", ToolRequest, ToolResult)
 SEARCH_FETCH: Final = Stub("search.fetch", "search", ToolRequest, ToolResult)
 EMAIL_SEND: Final = Stub("email.send", "email", ToolRequest, ToolResult)
 
+DOOR_ENTER: Final = "door.enter"
+"""Waits until one more run may be active. Served by the pool `agents`."""
+DOOR_LEAVE: Final = "door.leave"
+"""The run is over: a local activity, which no queue holds up."""
+
 STUBS: Final = (LLM_CHAT, SEARCH_QUERY, SEARCH_FETCH, EMAIL_SEND)
 
 

@@ -1,6 +1,7 @@
 """The agent: plan, call tools, observe, finish. Durable, because a workflow."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from fleet import budget, planning, policy
 from fleet.contracts import names
 from fleet.contracts.llm import ChatResult, Message, QuotaUse, ToolCall
 from fleet.contracts.runs import Outcome, Phase, RunInput, RunResult, RunStatus, ToolBinding
-from fleet.contracts.tools import LLM_CHAT, ToolRequest, ToolResult
+from fleet.contracts.tools import DOOR_ENTER, DOOR_LEAVE, LLM_CHAT, ToolRequest, ToolResult
 
 R = TypeVar("R")
 
@@ -44,10 +45,14 @@ class AgentWorkflow:
     async def run(self, run: RunInput) -> RunResult:
         """Work until the model has finished, the budget is used up or somebody stops it."""
         try:
+            if run.door:
+                await self._enter_by_door()
             return self._result(Outcome.COMPLETED, await self._work())
         except _Ended as end:
             return self._result(end.outcome, self._last_words(), end.reason)
         finally:
+            if run.door:
+                await self._leave()
             self._phase = Phase.FINISHED
 
     @workflow.query(name=names.STATUS_QUERY)
@@ -66,6 +71,25 @@ class AgentWorkflow:
     def stop(self, reason: str) -> None:
         """Finish soon: a call under way is cancelled, an effect under way is waited for."""
         self._stop_reason = self._stop_reason or reason or "stopped"
+
+    async def _enter_by_door(self) -> None:
+        self._check()
+        self._enter(Phase.STARTING, "waits at the door")
+        try:
+            await self._call(DOOR_ENTER, None, type(None), workflow.info().task_queue, "door")
+        except ActivityError as error:
+            raise self._failed(error) from error
+
+    async def _leave(self) -> None:
+        # a run that is not let go frees its place by itself after a while
+        with suppress(ActivityError, CancelledError):
+            await asyncio.shield(
+                workflow.start_local_activity(
+                    DOOR_LEAVE,
+                    schedule_to_close_timeout=timedelta(seconds=5),
+                    retry_policy=RetryPolicy(maximum_attempts=2),
+                )
+            )
 
     async def _work(self) -> str:
         while True:
@@ -149,7 +173,7 @@ class AgentWorkflow:
         limits = policy.timeouts(self._agent.policy, self._agent.budget.deadline_s - self._elapsed_s())
         handle: workflow.ActivityHandle[R] = workflow.start_activity(
             activity,
-            request,
+            args=[] if request is None else [request],
             result_type=result,
             task_queue=queue,
             schedule_to_close_timeout=limits.schedule_to_close,

@@ -11,14 +11,16 @@ from fleet.contracts.names import FailureType
 from fleet.contracts.tools import LLM_CHAT
 from workers import failures
 from workers.admission import Admission
+from workers.door import Door
 from workers.providers.chat import ChatProvider
 
 
 class LlmTools:
     """Serves `llm.chat` for every provider of the manifest."""
 
-    def __init__(self, admission: Admission, providers: Mapping[str, ChatProvider]) -> None:
+    def __init__(self, admission: Admission, providers: Mapping[str, ChatProvider], door: Door) -> None:
         self._admission = admission
+        self._door = door
         self._providers = providers
 
     @activity.defn(name=LLM_CHAT.name)
@@ -31,6 +33,7 @@ class LlmTools:
                 FailureType.BAD_REQUEST, f"this pool has no provider {name!r} of model {request.model}"
             )
         info = activity.info()
+        await self._door.still_active(info.workflow_id or "")
         async with self._admission.admitted(
             request.model, provider.cost(request), max_failures=request.max_failures
         ) as admitted:
