@@ -19,6 +19,7 @@ from ratelimit.line import TICK_S, Gone, Late, Line, Ready
 from ratelimit.permits import Permits, ask_for, claim_of, permit_of, upwards
 from ratelimit.places import (
     SILENCE,
+    Ahead,
     Ask,
     Booking,
     ClockReading,
@@ -328,8 +329,8 @@ class Limiter(Desk):
         line.refresh(readings)
         return readings[0]
 
-    async def ahead(self, scope: str) -> timedelta:
-        """How long a call that asks now would wait, however little it costs. By an answer of the last quarter second.
+    async def ahead(self, scope: str) -> Ahead:
+        """How long a call that asks now would wait, by an answer of the last quarter second.
 
         Raises:
             UnknownScope: nobody configured the scope.
@@ -340,7 +341,7 @@ class Limiter(Desk):
         if wait is None:
             await self.clock(scope)
             wait = line.ahead_s(TICK_S)
-        return upwards(wait or 0.0)
+        return Ahead(wait=upwards(wait or 0.0), per_call=timedelta(seconds=line.per_call_s))
 
     async def _book(self, scope: str, ask: Ask) -> Booking:
         line = self._line(scope)

@@ -81,6 +81,7 @@ class Line:
         self._readings: Readings | None = None
         self._read_at = 0.0
         self._soonest = TICK_S
+        self._per_call_s = 0.0
         self._asks: list[tuple[Ask, asyncio.Future[Booking]]] = []
         self._flight: list[tuple[Ask, asyncio.Future[Booking]]] | None = None
         self._last_size = 0
@@ -155,6 +156,18 @@ class Line:
             for reading in self._readings
         ]
         return wait_of(self.scopes, self._readings, owed)[0]
+
+    @property
+    def per_call_s(self) -> float:
+        """Seconds of the quota that a call has spent of late."""
+        return self._per_call_s
+
+    def _learn(self, booking: Booking, readings: Readings) -> None:
+        spent = 0.0
+        for part, reading in zip(booking.parts, readings, strict=True):
+            for name, units in part.cost.items():
+                spent = max(spent, units / reading.dials[name].rate)
+        self._per_call_s += 0.1 * (spent - self._per_call_s)
 
     def lease_s(self) -> float:
         """How long what is in flight is held without renewal, by the last answer."""
@@ -254,6 +267,8 @@ class Line:
     def _deliver(self, batch: list[tuple[Ask, asyncio.Future[Booking]]], found: Bookings | StoreLost | None) -> None:
         if isinstance(found, Bookings):
             self.refresh(found.readings)
+            if found.bookings and found.bookings[-1].outcome is Outcome.TAKEN:
+                self._learn(found.bookings[-1], found.readings)
             for (ask, answer), booking in zip(batch, found.bookings, strict=True):
                 if not answer.done():
                     answer.set_result(booking)

@@ -307,6 +307,16 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What a call that asks now has before it."""
+
+    wait: timedelta
+    """Until it may start, however little it costs."""
+    per_call: timedelta
+    """By how much a call of this process has made the line longer of late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """Somebody who stands in line under a key."""
 

@@ -1,7 +1,8 @@
 """Inside an activity: the exact cost is booked, a short wait is slept in the slot, a longer one gives the slot back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import random
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -61,15 +62,17 @@ class Admission:
         self,
         limiter: Limiter,
         max_inline_wait: timedelta,
-        sent_away: Callable[[timedelta], None] = lambda after: None,
+        *,
+        gated: bool = False,
     ) -> None:
         """Args:
         limiter: shared by all pools of the process. Scopes that have no quota there are not limited.
         max_inline_wait: longest wait inside a slot.
-        sent_away: told after how long a call comes back for its place.
+        gated: the pool polls its queue only while the quota grants (`workers/gate.py`). A call that must wait longer
+            goes back there and keeps no place: those before it in the queue would make it late for it.
         """
         self._limiter = limiter
-        self._sent_away = sent_away
+        self._gated = gated
         self._max_inline_wait = max_inline_wait
 
     @asynccontextmanager
@@ -106,7 +109,7 @@ class Admission:
                 max_wait=self._max_inline_wait,
                 key=place_key(info.workflow_id or "", info.activity_id),
                 asker=str(info.attempt),
-                hold=True,
+                hold=not self._gated,
             )
         )
         draining = asyncio.create_task(activity.wait_for_worker_shutdown())
@@ -119,9 +122,8 @@ class Admission:
             return waiting.result()
         except Denied as denied:
             METRICS.deferrals.labels(scope).inc()
-            after = self._come_back(denied.retry_after)
-            self._sent_away(after)
-            raise failures.wait(FailureType.QUOTA_WAIT, _told(denied), after) from None
+            told = _told(denied, held=not self._gated)
+            raise failures.wait(FailureType.QUOTA_WAIT, told, self._come_back(denied.retry_after)) from None
         except StoreLost as lost:
             raise failures.wait(FailureType.STORE_LOST, f"waits for the limiter's store: {lost}", STORE_RETRY) from None
         except CostTooLarge as large:
@@ -136,6 +138,9 @@ class Admission:
             return CLOSED_LOOK
         # a little early: the rest is waited in the slot, so that the call starts on its due time and not after it
         early = max(timedelta(milliseconds=50), retry_after - self._max_inline_wait / 2)
+        if self._gated:
+            # who keeps no place must not come back together with all others
+            early *= random.uniform(1.0, 1.25)
         # a long wait is looked at again half-way: the quota may have been raised, or a debt settled
         return early if early <= SHORT_WAIT else max(SHORT_WAIT, early / 2)
 
@@ -180,8 +185,9 @@ class Admission:
             METRICS.settles_lost.labels(permit.scope).inc()
 
 
-def _told(denied: Denied) -> str:
+def _told(denied: Denied, *, held: bool) -> str:
     if denied.retry_after >= NEVER:
         return f"waits for {denied.scope}, which is closed ({denied.limit}) until somebody opens it: fleet quota thaw"
     wait = denied.retry_after.total_seconds()
-    return f"waits for {denied.scope} {denied.limit}: its place comes in {wait:.1f} s"
+    when = f"its place comes in {wait:.1f} s" if held else f"about {wait:.1f} s"
+    return f"waits for {denied.scope} {denied.limit}: {when}"

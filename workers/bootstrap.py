@@ -203,8 +203,10 @@ async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, 
             activities=[door.enter, door.leave],
             gate=gate,
         )
-    gate = Gate(spec.slots, shared, _gated(manifest, name), spec.max_inline_wait)
-    admission = Admission(shared, spec.max_inline_wait, gate.expect)
+    scopes = _gated(manifest, name)
+    # what slips in besides still finds time to wait in its slot
+    gate = Gate(spec.slots, shared, scopes, spec.max_inline_wait / 2)
+    admission = Admission(shared, spec.max_inline_wait, gated=bool(scopes))
     provider_name = spec.provider or name
     if name == LLM_POOL:
         from workers.tools.llm import LlmTools

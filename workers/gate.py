@@ -5,7 +5,6 @@ gate only looks, it takes nothing: what a call really costs is booked inside the
 """
 
 import asyncio
-import heapq
 from collections.abc import Sequence
 from datetime import timedelta
 from time import monotonic
@@ -34,21 +33,17 @@ class Gate(CustomSlotSupplier):
         slots: calls at once.
         limiter: shared by all pools of the process.
         scopes: what the pool's calls are charged to. Without any the gate is always open.
-        horizon: a call that would wait no longer than this may be taken from the queue.
+        horizon: a call that would wait no longer than this may be taken from the queue. Polls that are under way count
+            as calls: each may bring one.
         """
         self._free = asyncio.Semaphore(slots)
         self._limiter = limiter
         self._scopes = scopes
         self._horizon = horizon
-        self._returns: list[float] = []
+        self._polling = 0
         self._wakened = asyncio.Event()
         self.closed_s = 0.0
         """For how long those who would have polled have waited, in all."""
-
-    def expect(self, after: timedelta) -> None:
-        """A call that was sent away comes back for its place: let it in then, however long the line is."""
-        heapq.heappush(self._returns, monotonic() + after.total_seconds())
-        self._wakened.set()
 
     async def reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit:
         """Wait for a free slot, and for the gate to open."""
@@ -56,10 +51,10 @@ class Gate(CustomSlotSupplier):
         await self._free.acquire()
         began = monotonic()
         try:
-            while (pause := await self._pause()) is not None:
+            while (pause := await self._pause()) > timedelta(0):
                 self._wakened.clear()
                 try:
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(pause.total_seconds()):
                         await self._wakened.wait()
                 except TimeoutError:
                     pass
@@ -68,6 +63,7 @@ class Gate(CustomSlotSupplier):
             raise
         finally:
             self.closed_s += monotonic() - began
+        self._polling += 1
         return SlotPermit()
 
     def try_reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit | None:
@@ -76,35 +72,32 @@ class Gate(CustomSlotSupplier):
         return None
 
     def mark_slot_used(self, ctx: SlotMarkUsedContext) -> None:
-        """Nothing to note."""
+        """The poll has brought a call."""
+        del ctx
+        self._polling -= 1
+        self._wakened.set()
 
     def release_slot(self, ctx: SlotReleaseContext) -> None:
-        """The call has ended."""
-        del ctx
+        """The call has ended, or the poll has brought none."""
+        if ctx.slot_info is None:
+            self._polling -= 1
         self._free.release()
         self._wakened.set()
 
-    async def _pause(self) -> float | None:
-        """Seconds until the next look; None: the gate is open."""
-        now = monotonic()
-        if self._returns and self._returns[0] <= now:
-            heapq.heappop(self._returns)
-            return None
-        wait = await self._wait()
-        if wait <= self._horizon:
-            return None
-        pause = min(LONGEST_LOOK, max(SHORTEST_LOOK, wait - self._horizon)).total_seconds()
-        return min(pause, self._returns[0] - now) if self._returns else pause
-
-    async def _wait(self) -> timedelta:
-        """Of the scope that grants first."""
-        shortest = timedelta.max if self._scopes else timedelta(0)
+    async def _pause(self) -> timedelta:
+        """Until the next look; none if the gate is open."""
+        shortest = LONGEST_LOOK if self._scopes else timedelta(0)
         for scope in self._scopes:
             try:
-                shortest = min(shortest, await self._limiter.ahead(scope))
+                ahead = await self._limiter.ahead(scope)
             except StoreLost:
                 continue
             except RateLimitError:
                 # the activity that asks says what is wrong
                 return timedelta(0)
+            # one may always go
+            excess = ahead.wait + self._polling * ahead.per_call - self._horizon
+            if excess <= timedelta(0) or (self._polling == 0 and ahead.wait <= self._horizon):
+                return timedelta(0)
+            shortest = min(shortest, max(SHORTEST_LOOK, excess))
         return shortest

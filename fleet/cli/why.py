@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SOON = timedelta(seconds=2)
 """A quota that grants within this holds nobody up."""
 
-_SCOPE = re.compile(r"waits for (?P<scope>\S+?),? (?:(?P<limit>\S+): its place|which is closed)")
+_SCOPE = re.compile(r"waits for (?P<scope>\S+?),? (?:(?P<limit>\S+): (?:its place|about)|which is closed)")
 """How a call that was sent away says what it waits for (`workers/admission.py`)."""
 
 
@@ -152,7 +152,9 @@ async def _in_queue(
     backlog = found.stats.approximate_backlog_count
     if not found.pollers:
         return told("worker", f"waits for a worker: nobody polls task queue {queue!r}; fleet worker {queue}")
-    ahead = await shared.ahead(scope) if shared is not None and scope is not None and shared.counts(scope) else None
+    ahead = None
+    if shared is not None and scope is not None and shared.counts(scope):
+        ahead = (await shared.ahead(scope)).wait
     if ahead is not None and ahead > SOON:
         # the gate keeps calls in the queue while the quota would not grant them
         wait_s = ahead.total_seconds()

@@ -19,13 +19,15 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from ratelimit.errors import StoreLost
 from ratelimit.limiter import Limiter
 from ratelimit.memory import MemoryStore
+from ratelimit.places import Ahead
 from ratelimit.quota import Limit, Quota
 from workers.admission import Admission
 from workers.gate import Gate
 from workers.pool import Pool, worker
 
 SCOPE, OTHER = "openai/m", "openai/n"
-CONTEXT = cast("Any", SimpleNamespace())
+CONTEXT = cast("Any", SimpleNamespace(slot_info=object()))
+UNUSED = cast("Any", SimpleNamespace(slot_info=None))
 
 
 def s(seconds: float) -> timedelta:
@@ -58,6 +60,7 @@ async def test_there_are_only_so_many_slots(limiter: Limiter) -> None:
     await opens(gate)
     await opens(gate)
     await stays_closed(gate)
+    gate.mark_slot_used(CONTEXT)
     gate.release_slot(CONTEXT)
     await opens(gate)
     assert gate.try_reserve_slot(CONTEXT) is None
@@ -80,18 +83,24 @@ async def test_a_cooldown_closes_it_unless_another_scope_grants(limiter: Limiter
     await opens(Gate(9, limiter, [], s(1)))
 
 
-async def test_who_was_sent_away_is_let_in_when_its_time_has_come(limiter: Limiter) -> None:
-    gate = Gate(9, limiter, [SCOPE], s(1))
-    await limiter.close(SCOPE)
-    closed = asyncio.create_task(opens(gate, 60))
-    await asyncio.sleep(0)
-    gate.expect(s(0.05))
-    await closed
+async def test_polls_under_way_count_as_calls(limiter: Limiter) -> None:
+    gate = Gate(9, limiter, [SCOPE], s(0.5))
+    for _ in range(60):
+        # a call spends two tenths of a second of the quota
+        await limiter.reserve(SCOPE, {"requests": 20}, max_wait=s(60))
+    limiter._store.model.scopes[SCOPE].buckets["requests"].level = 10.0
+    await limiter.clock(SCOPE)
+    for _ in range(3):
+        await opens(gate)
     await stays_closed(gate)
+    gate.mark_slot_used(CONTEXT)
+    await opens(gate)
+    gate.release_slot(UNUSED)
+    await opens(gate)
 
 
 async def test_without_the_store_it_is_closed(limiter: Limiter, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def lost(scope: str) -> timedelta:
+    async def lost(scope: str) -> Ahead:
         raise StoreLost(scope)
 
     monkeypatch.setattr(limiter, "ahead", lost)
@@ -121,7 +130,7 @@ class Calls:
 
 async def test_while_it_is_closed_calls_stay_in_the_queue_and_leave_it_in_their_order(temporal, limiter) -> None:
     gate = Gate(4, limiter, [SCOPE], s(0.05))
-    admission = Admission(limiter, s(0.05), gate.expect)
+    admission = Admission(limiter, s(0.1), gated=True)
     started: list[str] = []
     attempts: list[int] = []
 
