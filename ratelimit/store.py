@@ -2,12 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
-from urllib.parse import urlsplit
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 
 from ratelimit import codec, scripts
@@ -17,11 +14,10 @@ from ratelimit.headers import Observed
 from ratelimit.keys import changes_key, done_key, place_key, quota_key, scope_key
 from ratelimit.places import SILENCE, Ask, Bookings, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
 from ratelimit.quota import Change, Quota
+from ratelimit.routes import Routes, routes
 from ratelimit.state import Record
-from ratelimit.wire import Wire
+from ratelimit.wire import Command
 
-TIMEOUT_S = 2.0
-"""Longest wait for any answer."""
 ACTIONS = {Closed.NO: "thaw", Closed.FROZEN: "freeze", Closed.BILLING: "billing"}
 """How closing and opening are called in the list of changes."""
 
@@ -165,32 +161,20 @@ async def reserve(
 class RedisStore:
     """The state in Redis or Valkey, changed only by scripts. One connection, shared by all tasks of the process."""
 
-    def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]], where: str = "Redis") -> None:
+    def __init__(self, routes: Routes) -> None:
         """Args:
-        connect: opens a connection.
-        where: names the server in errors.
+        routes: the connections.
         """
-        self._wire = Wire(connect, TIMEOUT_S)
-        self._where = where
+        self._routes = routes
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """A store over `redis://`, `rediss://` or `unix://`. Connects with the first call.
+        """A store over one server, Sentinel or a Cluster; see `ratelimit.routes`. Connects with the first call.
 
         Raises:
             ValueError: it is no such URL.
         """
-        parts = urlsplit(url)
-        where = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-        # the pool only knows how to make a connection from a URL; it never holds one
-        pool = ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=TIMEOUT_S, decode_responses=False)
-
-        async def connect() -> AbstractConnection:
-            connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-            await connection.connect()  # type: ignore[no-untyped-call]
-            return connection
-
-        return cls(connect, f"Redis at {where}")
+        return cls(routes(url))
 
     def book(self, scopes: Sequence[str], asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
         """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
@@ -203,11 +187,11 @@ class RedisStore:
             elif isinstance(reply, list):
                 answer(codec.bookings(scopes, reply, entries))
             elif isinstance(reply, NoScriptError):
-                self._wire.send(("EVAL", script.text, len(keys), *keys, _instant(now), *args), answered)
+                self._routes.send(("EVAL", script.text, len(keys), *keys, _instant(now), *args), keys[0], answered)
             else:
                 answer(self._lost(reply))
 
-        self._wire.send(("EVALSHA", script.sha, len(keys), *keys, _instant(now), *args), answered)
+        self._routes.send(("EVALSHA", script.sha, len(keys), *keys, _instant(now), *args), keys[0], answered)
 
     async def clock(self, scopes: Sequence[str], *, now: float | None = None) -> Readings | None:
         """Refill and read the clocks of a chain."""
@@ -306,7 +290,7 @@ class RedisStore:
         found: dict[str, Record] = {}
         pattern = re.sub(r"([\[\]*?\\^])", r"\\\1", prefix) + "*"
         while len(found) < limit:
-            cursor, keys = await self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            cursor, keys = await self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, key=prefix)
             for key, raw in zip(keys, await self.execute("MGET", *keys) if keys else [], strict=True):
                 if raw is not None and not raw.startswith(b"S"):
                     found[key.decode().removeprefix(prefix)] = codec.place(raw)
@@ -323,20 +307,25 @@ class RedisStore:
         """Answer, or raise StoreLost."""
         await self.execute("PING")
 
-    async def execute(self, *command: str | bytes | int) -> Any:
+    async def execute(self, *command: str | bytes | int, key: str = "") -> Any:
         """Send one command of the server's own.
+
+        Args:
+            command: its name and arguments.
+            key: whose server is meant, for a command that names none first.
 
         Raises:
             StoreLost: it is refused, or there is no answer.
         """
+        first = command[1] if len(command) > 1 else ""
         try:
-            return await self._wire.call(*command)
+            return await self._reply(command, key or (first if isinstance(first, str) else ""))
         except (RedisError, OSError) as error:
             raise self._lost(error) from None
 
     async def aclose(self) -> None:
         """Let go of the connection."""
-        await self._wire.aclose()
+        await self._routes.aclose()
 
     async def _finish(
         self, verb: str, scopes: Sequence[str], claim: Claim, args: Sequence[str], now: float | None
@@ -352,20 +341,34 @@ class RedisStore:
         known = scripts.script(verb)
         try:
             try:
-                return await self._wire.call("EVALSHA", known.sha, len(keys), *keys, *args)
+                return await self._reply(("EVALSHA", known.sha, len(keys), *keys, *args), keys[0])
             except NoScriptError:
-                return await self._wire.call("EVAL", known.text, len(keys), *keys, *args)
+                return await self._reply(("EVAL", known.text, len(keys), *keys, *args), keys[0])
         except (RedisError, OSError) as error:
             raise self._lost(error) from None
+
+    async def _reply(self, command: Command, key: str) -> Any:
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answer(found: Any) -> None:
+            if reply.done():
+                return
+            if isinstance(found, Exception):
+                reply.set_exception(found)
+            else:
+                reply.set_result(found)
+
+        self._routes.send(command, key, answer)
+        return await reply
 
     def _lost(self, error: Exception) -> StoreLost:
         # the client's own text may quote a URL, and so a password: the kind of error says enough
         # over a socket file redis-py wraps the refusal into a lost connection
         if isinstance(error, AuthenticationError) or isinstance(error.__context__, AuthenticationError):
-            return StoreLost(f"{self._where} refuses the user or the password")
+            return StoreLost(f"{self._routes.where} refuses the user or the password")
         if type(error) is ResponseError:
-            return StoreLost(f"{self._where} refuses: {str(error)[:200]}")
-        return StoreLost(f"{self._where} does not answer ({type(error).__name__})")
+            return StoreLost(f"{self._routes.where} refuses: {str(error)[:200]}")
+        return StoreLost(f"{self._routes.where} does not answer ({type(error).__name__})")
 
 
 def _instant(now: float | None) -> str:

@@ -9,8 +9,10 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
     ConnectionError,  # noqa: A004 - redis-py's name for it
     MovedError,
     NoPermissionError,
@@ -28,10 +30,12 @@ _ERRORS: dict[str, type[ResponseError] | type[ConnectionError]] = {
     "NOAUTH": AuthenticationError,
     "WRONGPASS": AuthenticationError,
     "NOPERM": NoPermissionError,
+    "CLUSTERDOWN": ClusterDownError,
 }
 _NOTHING = object()
 
 
+Command = tuple[str | bytes | int, ...]
 Answer = Callable[[Any], None]
 """Takes a reply, or the exception that stands in its place."""
 
@@ -51,9 +55,9 @@ class Wire:
         self._timeout_s = timeout_s
         self._line: _Replies | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._early: list[tuple[tuple[str | bytes | int, ...], Answer]] = []
+        self._early: list[tuple[Command, Answer]] = []
 
-    def send(self, command: tuple[str | bytes | int, ...], answer: Answer) -> None:
+    def send(self, command: Command, answer: Answer) -> None:
         """Send one command; `answer` is called with its reply, or with a `RedisError` or `OSError`."""
         line = self._line
         if line is not None and not line.broken and not self._early:
@@ -63,24 +67,10 @@ class Wire:
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._start())
 
-    async def call(self, *command: str | bytes | int) -> Any:
-        """Send one command, wait for its reply.
-
-        Raises:
-            RedisError: the server refuses, does not answer in time, or the connection breaks.
-        """
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def answer(found: Any) -> None:
-            if reply.done():
-                return
-            if isinstance(found, Exception):
-                reply.set_exception(found)
-            else:
-                reply.set_result(found)
-
-        self.send(command, answer)
-        return await reply
+    def drop(self) -> None:
+        """Give the connection up; the next call makes another."""
+        if self._line is not None:
+            self._line.drop()
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -137,7 +127,7 @@ class _Replies(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", writer.transport)
         self._transport.set_protocol(self)
 
-    def send(self, command: tuple[str | bytes | int, ...], answer: Answer) -> None:
+    def send(self, command: Command, answer: Answer) -> None:
         self._waiting.append((answer, self._loop.time()))
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout_s, self._look)
@@ -147,6 +137,9 @@ class _Replies(asyncio.Protocol):
         self._transport.abort()
         await self._closed
         await self._connection.disconnect(nowait=True)
+
+    def drop(self) -> None:
+        self._break(ConnectionError("the connection is given up"))
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -186,6 +179,6 @@ class _Replies(asyncio.Protocol):
 
 def _error(text: str) -> Exception:
     kind, _, rest = text.partition(" ")
-    if kind == "MOVED":
-        return MovedError(rest)
+    if kind in ("MOVED", "ASK"):
+        return (MovedError if kind == "MOVED" else AskError)(rest)
     return _ERRORS.get(kind, ResponseError)(text)

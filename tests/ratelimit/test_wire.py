@@ -12,6 +12,17 @@ from ratelimit.store import RedisStore
 from ratelimit.wire import Wire
 
 
+async def call(wire, *command):
+    reply = asyncio.get_running_loop().create_future()
+
+    def answer(found):
+        if not reply.done():
+            reply.set_exception(found) if isinstance(found, Exception) else reply.set_result(found)
+
+    wire.send(command, answer)
+    return await reply
+
+
 @pytest.fixture
 async def wire(valkey):
     pool = ConnectionPool.from_url(valkey, protocol=2)
@@ -27,42 +38,42 @@ async def wire(valkey):
 
 
 async def test_every_caller_gets_its_own_reply(wire):
-    replies = await asyncio.gather(*(wire.call("ECHO", str(number)) for number in range(500)))
+    replies = await asyncio.gather(*(call(wire, "ECHO", str(number)) for number in range(500)))
     assert replies == [str(number).encode() for number in range(500)]
 
 
 async def test_a_caller_that_leaves_does_not_disturb_those_behind_it(wire):
-    await wire.call("PING")
-    leaving = asyncio.create_task(wire.call("ECHO", "left"))
-    staying = asyncio.create_task(wire.call("ECHO", "stayed"))
+    await call(wire, "PING")
+    leaving = asyncio.create_task(call(wire, "ECHO", "left"))
+    staying = asyncio.create_task(call(wire, "ECHO", "stayed"))
     await asyncio.sleep(0)
     leaving.cancel()
     assert await staying == b"stayed"
 
 
 async def test_an_error_reaches_only_its_caller(wire):
-    good, bad = await asyncio.gather(wire.call("ECHO", "x"), wire.call("NOSUCH"), return_exceptions=True)
+    good, bad = await asyncio.gather(call(wire, "ECHO", "x"), call(wire, "NOSUCH"), return_exceptions=True)
     assert good == b"x"
     assert isinstance(bad, ResponseError)
 
 
 async def test_a_connection_that_the_server_closed_is_made_anew(wire, valkey):
-    number = await wire.call("CLIENT", "ID")
+    number = await call(wire, "CLIENT", "ID")
     other = RedisStore.from_url(valkey)
     await other.execute("CLIENT", "KILL", "ID", number)
     await other.aclose()
     # whether the loss is noticed before or with the next call: at most that one fails
     with suppress(ConnectionError):
-        await wire.call("PING")
-    assert await wire.call("CLIENT", "ID") != number
+        await call(wire, "PING")
+    assert await call(wire, "CLIENT", "ID") != number
 
 
 async def test_a_reply_that_is_late_gives_the_connection_up(wire):
-    await wire.call("PING")
+    await call(wire, "PING")
     # blocks this connection alone
     with pytest.raises(TimeoutError, match=r"no answer within 0\.3 s"):
-        await wire.call("BLPOP", "nothing-is-ever-put-here", "5")
-    assert await wire.call("PING") == b"PONG"
+        await call(wire, "BLPOP", "nothing-is-ever-put-here", "5")
+    assert await call(wire, "PING") == b"PONG"
 
 
 async def test_many_callers_of_a_server_that_is_not_there_are_all_told():
@@ -74,12 +85,12 @@ async def test_many_callers_of_a_server_that_is_not_there_are_all_told():
 
 
 async def test_a_wrong_password_is_named_and_not_repeated(valkey, wire):
-    await wire.call("CONFIG", "SET", "requirepass", "right")
+    await call(wire, "CONFIG", "SET", "requirepass", "right")
     store = RedisStore.from_url(valkey.replace("unix://", "unix://:verysecret@"))
     try:
         with pytest.raises(StoreLost, match="refuses the user or the password") as raised:
             await store.ping()
     finally:
-        await wire.call("CONFIG", "SET", "requirepass", "")
+        await call(wire, "CONFIG", "SET", "requirepass", "")
         await store.aclose()
     assert "verysecret" not in str(raised.value)
