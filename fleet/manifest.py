@@ -107,6 +107,15 @@ class TenantSpec(Table):
     """Share of what is short, against other tenants' of the same priority: Temporal's fairness weight."""
 
 
+class LimiterSpec(Table):
+    """How the limiter behaves."""
+
+    posture: Literal["pause", "degrade"] = "pause"
+    """Without Redis: nothing is granted, or each process paces itself by its share of the quotas."""
+    safety: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the quotas that all processes together use meanwhile, with the posture `degrade`."""
+
+
 class Manifest(Table):
     """The whole file."""
 
@@ -114,6 +123,7 @@ class Manifest(Table):
     quotas: dict[str, QuotaSpec] = Field(default_factory=dict)
     pools: dict[str, PoolSpec]
     agents: dict[str, AgentSpec]
+    limiter: LimiterSpec = LimiterSpec()
     tenants: dict[str, TenantSpec] = Field(default_factory=dict)
     """Those that are not named weigh 1."""
 

@@ -25,7 +25,8 @@ class Settings(BaseSettings):
     """Folder of the embedded stack, the corpus and the effect ledger."""
 
     redis_url: str | None = None
-    """URL of the limiter's store: one server, Sentinel or a Cluster (`ratelimit/routes.py`). Default: the embedded one, else localhost:6379."""
+    """The limiter's store: one server, Sentinel or a Cluster (`ratelimit/routes.py`). Default: the embedded one, else
+    localhost:6379."""
 
     database_url: str | None = None
     """SQLAlchemy URL of the effect ledger. Default: an SQLite file in `state_dir`."""

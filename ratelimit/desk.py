@@ -176,6 +176,10 @@ class Desk:
         share = f"{scope}/{tenant}"
         return share if is_scope(share) and self._chains.quota(share) is not None else scope
 
+    def _quotas_of(self, scope: str) -> dict[str, Quota]:
+        """Those of the scope and of the scopes around it, innermost first; empty if it has none."""
+        return {one: quota for one in self._chains.of(scope) if (quota := self._chains.quota(one)) is not None}
+
     async def _seed(self, scopes: Sequence[str]) -> None:
         for scope in scopes:
             quota = self._chains.quota(scope)

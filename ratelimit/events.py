@@ -77,3 +77,8 @@ class Shadowed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lowered(Event):
     """The provider said that less is left than was thought: somebody else uses the key, or more was charged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degraded(Event):
+    """A call was granted by the local share, the store being away."""

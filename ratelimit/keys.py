@@ -8,6 +8,7 @@ fleet:{openai}:changes:openai/sim-large   list: who set it to what and why, newe
 fleet:{openai}:leases:openai/sim-large    sorted set: what is in flight, by the instant its lease ends
 fleet:{openai}:held:openai/sim-large      hash: what each lease holds
 fleet:{openai}:heard:openai/sim-large     hash: what the provider's headers have said last
+fleet:{openai}:live:openai/sim-large      sorted set: processes that use the scope, by when they were seen
 fleet:{openai}:place:<scope>:<key>        string: the place booked under a caller's key
 fleet:{openai}:done:<scope>:<permit>      string: this permit is settled or cancelled
 ```
@@ -61,3 +62,8 @@ def leases_key(scope: str) -> str:
 def held_key(scope: str) -> str:
     """Where it is noted what each lease holds."""
     return _key("held", scope)
+
+
+def live_key(scope: str) -> str:
+    """Where it is noted which processes use a scope."""
+    return _key("live", scope)

@@ -1,7 +1,6 @@
 """The limiter: what callers use."""
 
 import asyncio
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -11,15 +10,15 @@ from typing import Self, TypeVar
 from ratelimit import events
 from ratelimit.arithmetic import unit_of
 from ratelimit.clock import Clock, MonotonicClock
-from ratelimit.desk import Desk
-from ratelimit.errors import BadCost, CostTooLarge, Denied, StoreLost, UnknownLimit
+from ratelimit.errors import CostTooLarge, Denied, StoreLost, UnknownLimit
 from ratelimit.headers import Observed
 from ratelimit.leases import Leases
-from ratelimit.line import TICK_S, Gone, Late, Line, Ready
-from ratelimit.permits import Permits, ask_for, claim_of, permit_of, upwards
+from ratelimit.line import Gone, Late, Line, Ready
+from ratelimit.listener import Listener
+from ratelimit.outage import Outage, Posture, Shares
+from ratelimit.permits import Permits, ask_for, claim_of, is_local, permit_of, upwards
 from ratelimit.places import (
     SILENCE,
-    Ahead,
     Ask,
     Booking,
     ClockReading,
@@ -31,7 +30,6 @@ from ratelimit.places import (
     Outcome,
     Permit,
     Place,
-    Rejection,
     Snapshot,
 )
 from ratelimit.quota import Cost, Quota, check_cost
@@ -56,7 +54,7 @@ LINES = 4096
 Holder = TypeVar("Holder", Place, Permit)
 
 
-class Limiter(Desk):
+class Limiter(Listener):
     """Grants permits for scopes shared by every process that uses the same store.
 
     A permit is granted only if *every* limit of the quota can pay for it; a denial spends nothing. Safe to share
@@ -70,12 +68,16 @@ class Limiter(Desk):
         quotas: Mapping[str, Quota],
         *,
         observer: Callable[[events.Event], None] | None = None,
+        posture: Posture = Posture.PAUSE,
+        safety: float = 0.5,
         clock: Clock | None = None,
     ) -> None:
         """Args:
         store: shared state. It stays open when the limiter closes.
         quotas: by scope.
         observer: told of everything that happens; must not block or raise.
+        posture: what happens while the store does not answer.
+        safety: share (0-1) of the quotas that all processes together use meanwhile, with the posture `degrade`.
         clock: local time, for tests.
 
         Raises:
@@ -85,6 +87,7 @@ class Limiter(Desk):
         self._clock = clock or MonotonicClock()
         self._permits = Permits()
         self._leases = Leases(store, self._clock)
+        self._outage = Outage(Shares(safety)) if posture is Posture.DEGRADE else None
         self._returns: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -101,6 +104,8 @@ class Limiter(Desk):
         for line in lines.values():
             await line.aclose()
         await self._leases.aclose()
+        if self._outage is not None:
+            await self._outage.aclose()
         await asyncio.gather(*self._returns, return_exceptions=True)
 
     async def reserve(
@@ -165,6 +170,22 @@ class Limiter(Desk):
             StoreLost: the store does not answer.
         """
         ask = self._permits.plain(cost, max_wait) if key is None else ask_for(cost, max_wait, key, asker, hold=hold)
+        if self._outage is None:
+            return await self._acquire(scope, ask)
+        began = self._clock.time()
+        if not self._outage.lasts:
+            self._outage.uses(self._chains.of(scope), self._store)
+            try:
+                return await self._acquire(scope, ask)
+            except StoreLost:
+                self._outage.began()
+        left = timedelta(seconds=max(0.0, ask.max_wait - (self._clock.time() - began)))
+        await self._outage.grant(self._quotas_of(scope), ask.cost, left)
+        self._tell(events.Degraded(scope=self._line(scope).label))
+        return self._permits.local(scope, ask, timedelta(seconds=self._clock.time() - began))
+
+    async def _acquire(self, scope: str, ask: Ask) -> Permit:
+        key, asker, hold, cost = ask.key, ask.asker, ask.hold, ask.cost
         deadline: float | None = None
         line = self._line(scope)
         first_at: float | None = None
@@ -197,7 +218,7 @@ class Limiter(Desk):
                 case Late() | Gone():
                     # the store keeps the place for later or books it anew
                     left = max(0.0, deadline - self._clock.time())
-                    ask = Ask(cost=ask.cost, max_wait=left, hold=hold, key=key, asker=asker)
+                    ask = Ask(cost=cost, max_wait=left, hold=hold, key=key, asker=asker)
 
     async def settle(
         self,
@@ -219,6 +240,8 @@ class Limiter(Desk):
             BadCost: a cost is negative or not a number.
             StoreLost: the store does not answer; the estimate stands.
         """
+        if is_local(permit):
+            return
         self._leases.drop(permit)
         line, heard = self._line(permit.scope), self._chains.counted(permit.scope)
         outcome, readings = await self._store.settle(
@@ -238,110 +261,14 @@ class Limiter(Desk):
         Raises:
             StoreLost: the store does not answer; the cost stays charged.
         """
+        if is_local(permit):
+            return
         self._leases.drop(permit)
         line = self._line(permit.scope)
         outcome, readings = await self._store.cancel(line.scopes, claim_of(permit))
         line.refresh(readings)
         if outcome == "done":
             self._tell(events.Cancelled(scope=line.label))
-
-    async def observe(self, scope: str, said: Mapping[str, Observed]) -> bool:
-        """Take note of what a provider's headers say: a count of what is left below ours lowers ours, never raises it.
-
-        Everybody in line starts later by the same amount. Answers whether anything was lowered: somebody else uses
-        the key, or an answer was charged more than was thought. What was said is kept for `inspect`, also of limits
-        that the quota does not have.
-
-        Args:
-            scope: what the provider counts by.
-            said: by limit, as `ratelimit.headers.read` answers it.
-
-        Raises:
-            UnknownScope: nobody configured the scope.
-            StoreLost: the store does not answer.
-        """
-        lowered, reading = await self._store.observe(scope, told=said)
-        if reading is None:
-            await self._seed([scope])
-            lowered, reading = await self._store.observe(scope, told=said)
-        self._heard(scope, reading)
-        if lowered:
-            self._tell(events.Lowered(scope=scope))
-        return lowered
-
-    async def cool_down(
-        self,
-        scope: str,
-        *,
-        retry_after: timedelta | None = None,
-        permit: Permit | Place | None = None,
-        cut: bool = True,
-        limit: str | None = None,
-    ) -> None:
-        """Close the scope for the whole fleet because the provider said so. A cooldown is never shortened.
-
-        Args:
-            scope: what the provider counts by. For a tenant's scope the one around it that the provider counts by.
-            retry_after: for how long, from now. None: nobody said; then the cooldown doubles with each rejection.
-            permit: of the call that was rejected: many 429s of one burst cut the pace once, and one of a call whose
-                place has been booked anew changes nothing.
-            cut: also halve the pace, to recover with time.
-            limit: only this limit is exhausted; calls that do not spend from it go on.
-
-        Raises:
-            BadCost: `retry_after` is negative.
-            UnknownScope: nobody configured the scope.
-            StoreLost: the store does not answer.
-        """
-        for_s = None if retry_after is None else retry_after.total_seconds()
-        if for_s is not None and for_s < 0:
-            raise BadCost(f"retry_after is {for_s:g} s: must be 0 or more")
-        rejection = Rejection(for_s, cut=cut, limit=limit, jitter=random.random())
-        scope = self._chains.of(scope)[self._chains.counted(scope)]
-        if permit is not None:
-            chain = self._chains.of(permit.scope)
-            if scope in chain:
-                rejection.epoch = permit.parts[chain.index(scope)].epoch
-            rejection.key = None if permit.key is None else (permit.scope, permit.key)
-            rejection.generation = permit.generation
-        done, closed_s, reading = await self._store.cool_down(scope, rejection)
-        if reading is None:
-            await self._seed([scope])
-            rejection.epoch = None
-            done, closed_s, reading = await self._store.cool_down(scope, rejection)
-        self._heard(scope, reading)
-        self._tell(events.Cooled(scope=scope, for_s=closed_s, cut=done))
-
-    async def clock(self, scope: str) -> ClockReading:
-        """Read a scope's clock.
-
-        Raises:
-            UnknownScope: nobody configured the scope.
-            StoreLost: the store does not answer.
-        """
-        line = self._line(scope)
-        readings = await self._store.clock(line.scopes)
-        if readings is None:
-            await self._seed(line.scopes)
-            readings = await self._store.clock(line.scopes)
-        if readings is None:
-            raise StoreLost(f"{scope}: the store forgets its configuration")
-        line.refresh(readings)
-        return readings[0]
-
-    async def ahead(self, scope: str) -> Ahead:
-        """How long a call that asks now would wait, by an answer of the last quarter second.
-
-        Raises:
-            UnknownScope: nobody configured the scope.
-            StoreLost: the store does not answer.
-        """
-        line = self._line(scope)
-        wait = line.ahead_s(TICK_S)
-        if wait is None:
-            await self.clock(scope)
-            wait = line.ahead_s(TICK_S)
-        return Ahead(wait=upwards(wait or 0.0), per_call=timedelta(seconds=line.per_call_s))
 
     async def _book(self, scope: str, ask: Ask) -> Booking:
         line = self._line(scope)
@@ -383,7 +310,8 @@ class Limiter(Desk):
                 self._give_back(self._permits.place(scope, booking, ask))
 
             chain = self._chains.of(scope)
-            line = Line(chain, self._store, self._clock, lambda: self._seed(chain), give_back)
+            patient = self._outage is None
+            line = Line(chain, self._store, self._clock, lambda: self._seed(chain), give_back, patient=patient)
             line.label = chain[self._chains.counted(scope)]
             if len(self._lines) >= LINES:
                 self._lines = {name: kept for name, kept in self._lines.items() if not kept.idle}

@@ -63,6 +63,8 @@ class Line:
         clock: Clock,
         seed: Callable[[], Awaitable[None]],
         give_back: Callable[[Booking, Ask], None],
+        *,
+        patient: bool = True,
     ) -> None:
         """Args:
         scopes: whose line it is: a chain, innermost first.
@@ -70,6 +72,7 @@ class Line:
         clock: local time.
         seed: configures the scopes in a store that does not know them.
         give_back: takes a place whose asker was cancelled before the answer came.
+        patient: places outlive a short outage of the store; else those who wait are told of it at once.
         """
         self.scopes = scopes
         self.label = scopes[0]
@@ -78,6 +81,7 @@ class Line:
         self._clock = clock
         self._seed = seed
         self._give_back = give_back
+        self._patient = patient
         self._readings: Readings | None = None
         self._read_at = 0.0
         self._soonest = TICK_S
@@ -335,7 +339,7 @@ class Line:
             # places outlive a short outage; those whose time is up are told
             now = self._clock.time()
             for waiter in self._waiters:
-                if now > waiter.deadline and not waiter.verdict.done():
+                if (now > waiter.deadline or not self._patient) and not waiter.verdict.done():
                     waiter.verdict.set_exception(StoreLost(str(lost)))
             self._waiters = [w for w in self._waiters if not w.verdict.done()]
             await self._clock.wait(asyncio.Event(), TICK_S)

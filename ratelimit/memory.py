@@ -25,6 +25,7 @@ class MemoryStore:
         self._clock = clock
         self._swept_at = clock()
         self._changes: dict[str, list[Change]] = {}
+        self._live: dict[str, dict[str, float]] = {}
         self._before: dict[str, tuple[Quota, float]] = {}
 
     def book(self, scopes: Sequence[str], asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
@@ -65,6 +66,14 @@ class MemoryStore:
     ) -> tuple[int, ClockReading | None]:
         """Keep leases of calls that are in flight; answers how many of them were there."""
         return self.model.renew(scope, leases, now=self._now(now))
+
+    async def present(self, scope: str, process: str, within_s: float, *, now: float | None = None) -> int:
+        """Say that a process uses the scope; answers how many have said so within so many seconds."""
+        at = self._now(now)
+        seen = self._live.setdefault(scope, {})
+        seen[process] = at
+        self._live[scope] = {one: last for one, last in seen.items() if last >= at - within_s}
+        return len(self._live[scope])
 
     async def cool_down(
         self, scope: str, rejection: Rejection, *, now: float | None = None

@@ -13,6 +13,7 @@ from ratelimit.quota import Cost, check_cost
 _AT_ONCE = timedelta(0)
 _SHAPES = 1024
 """Most asks that are remembered."""
+_LOCAL = "local:"
 _LONGEST_S = NEVER.total_seconds()
 
 
@@ -54,6 +55,12 @@ class Permits:
         booked = (booking.generation, booking.booked_at, booking.parts)
         return Permit(scope, ask.cost, self._id(booking, ask), ask.key, ask.asker, *booked, _AT_ONCE)
 
+    def local(self, scope: str, ask: Ask, waited: timedelta) -> Permit:
+        """A permit that the store knows nothing of."""
+        self._numbered += 1
+        name = f"{_LOCAL}{self._name}-{self._numbered}"
+        return Permit(scope, ask.cost, name, ask.key, ask.asker, 0, 0.0, (), waited)
+
     def _id(self, booking: Booking, ask: Ask) -> str:
         if ask.key is not None:
             return permit_id(ask.key, booking.generation)
@@ -74,6 +81,11 @@ def permit_of(place: Place, waited: float) -> Permit:
         parts=place.parts,
         waited=timedelta(seconds=waited),
     )
+
+
+def is_local(permit: Place | Permit) -> bool:
+    """Whether the store knows nothing of it: it was granted by a local share."""
+    return permit.id.startswith(_LOCAL)
 
 
 def claim_of(place: Place | Permit) -> Claim:

@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-VERBS = ("reserve", "clock", "settle", "cancel", "renew", "cool_down", "close", "observe", "configure", "inspect")
+VERBS = (
+    "reserve",
+    "clock",
+    "settle",
+    "cancel",
+    "renew",
+    "present",
+    "cool_down",
+    "close",
+    "observe",
+    "configure",
+    "inspect",
+)
 
 _INCLUDE = re.compile(r"^\s*--#include (\S+)$", re.MULTILINE)
 _DEFINE = re.compile(r"^\s*--#define (\w+) (\S+)$", re.MULTILINE)

@@ -11,7 +11,7 @@ from ratelimit import codec, scripts
 from ratelimit.codec import text
 from ratelimit.errors import StoreLost
 from ratelimit.headers import Observed
-from ratelimit.keys import changes_key, done_key, place_key, quota_key, scope_key
+from ratelimit.keys import changes_key, done_key, live_key, place_key, quota_key, scope_key
 from ratelimit.places import SILENCE, Ask, Bookings, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
 from ratelimit.quota import Change, Quota
 from ratelimit.routes import Routes, routes
@@ -79,6 +79,10 @@ class Store(Protocol):
         self, scope: str, leases: Sequence[int], *, now: float | None = None
     ) -> tuple[int, ClockReading | None]:
         """Keep leases of calls that are in flight; answers how many of them were there."""
+        ...
+
+    async def present(self, scope: str, process: str, within_s: float, *, now: float | None = None) -> int:
+        """Say that a process uses the scope; answers how many have said so within so many seconds."""
         ...
 
     async def cool_down(
@@ -232,6 +236,10 @@ class RedisStore:
         """Keep leases of calls that are in flight; answers how many of them were there."""
         reply = await self._call("renew", [scope_key(scope)], [_instant(now), *map(str, leases)])
         return (0, None) if reply is None else (reply[0], codec.reading(reply[1]))
+
+    async def present(self, scope: str, process: str, within_s: float, *, now: float | None = None) -> int:
+        """Say that a process uses the scope; answers how many have said so within so many seconds."""
+        return int(await self._call("present", [live_key(scope)], [_instant(now), process, text(within_s)]))
 
     async def cool_down(
         self, scope: str, rejection: Rejection, *, now: float | None = None

@@ -19,6 +19,7 @@ from fleet.settings import Settings
 from fleet.workflows.agent import AgentWorkflow
 from ratelimit.errors import BadQuota, StoreLost
 from ratelimit.limiter import Limiter
+from ratelimit.outage import Posture
 from ratelimit.places import Kind
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
@@ -94,7 +95,8 @@ async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limit
     except ValueError as error:
         raise BadInput(f"FLEET_REDIS_URL: {error}") from None
     try:
-        async with Limiter(store, quotas(manifest), observer=METRICS.observe) as found:
+        posture, safety = Posture(manifest.limiter.posture), manifest.limiter.safety
+        async with Limiter(store, quotas(manifest), observer=METRICS.observe, posture=posture, safety=safety) as found:
             await store.ping()
             yield found
     except StoreLost as lost:

@@ -58,6 +58,12 @@ class Metrics:
             ["scope", "limit"],
             registry=self.registry,
         )
+        self.degraded = Counter(
+            "fleet_quota_degraded",
+            "Calls granted by the local share, Redis being away.",
+            ["scope"],
+            registry=self.registry,
+        )
         self.provider_failures = Counter(
             "fleet_provider_failures", "500s, time-outs, broken connections.", ["scope"], registry=self.registry
         )
@@ -76,6 +82,8 @@ class Metrics:
             self.cooldowns.labels(event.scope).inc()
         elif isinstance(event, events.Shut) and event.cause is not Closed.NO:
             self.closings.labels(event.scope, event.cause.name.lower()).inc()
+        elif isinstance(event, events.Degraded):
+            self.degraded.labels(event.scope).inc()
         elif isinstance(event, events.Shadowed):
             self.shadowed.labels(event.scope, event.limit).inc()
 

@@ -1,0 +1,162 @@
+"""What happens without the store.
+
+`pause`: nothing is granted; calls wait and come back. `degrade`: each process paces itself by a local share, the quota
+divided by the processes that were alive, with a margin. Processes come and go unseen meanwhile, hence the margin.
+
+When the store is back nothing needs to be made up for: a share returns more slowly than the quota, so that the
+provider's own bucket is as full as the store takes it to be, but for a second's worth.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from enum import StrEnum
+from uuid import uuid4
+
+from aiolimiter import AsyncLimiter
+
+from ratelimit.arithmetic import unit_of
+from ratelimit.errors import BadQuota, Denied, StoreLost
+from ratelimit.permits import upwards
+from ratelimit.places import Kind
+from ratelimit.quota import Cost, Quota
+from ratelimit.store import Store
+
+PROBE_S = 1.0
+"""While the store is away it is asked this often."""
+UNHINTED_S = 5.0
+"""How long a rejected process keeps away from a provider that gave no hint."""
+PRESENT_S = 30.0
+"""A process that has not been seen for so long is gone."""
+
+
+class Posture(StrEnum):
+    """What happens without the store."""
+
+    PAUSE = "pause"
+    """Nothing is granted."""
+    DEGRADE = "degrade"
+    """A local share."""
+
+
+class Shares:
+    """Local shares of the quotas, for one process."""
+
+    def __init__(self, safety: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Args:
+        safety: share (0-1) of the quota that all processes together plan to use.
+        clock: local time.
+
+        Raises:
+            BadQuota: the margin is none.
+        """
+        if not 0 < safety < 1:
+            raise BadQuota(f"safety is {safety!r}: must lie between 0 and 1")
+        self._safety = safety
+        self._clock = clock
+        self._live: dict[str, int] = {}
+        self._paces: dict[tuple[str, str], AsyncLimiter] = {}
+        self._closed_until: dict[str, float] = {}
+
+    def alive(self, scope: str, processes: int) -> None:
+        """Take note of how many processes use a scope."""
+        if self._live.get(scope) != processes:
+            self._live[scope] = max(1, processes)
+            self._paces = {key: pace for key, pace in self._paces.items() if key[0] != scope}
+
+    def cool_down(self, scope: str, seconds: float) -> None:
+        """The provider has rejected a call of this process."""
+        self._closed_until[scope] = max(self._closed_until.get(scope, 0.0), self._clock() + seconds)
+
+    async def acquire(self, chain: Mapping[str, Quota], cost: Cost, max_wait: timedelta) -> None:
+        """Wait until the local share of every scope grants the cost.
+
+        Args:
+            chain: quotas of the scope and of those around it, innermost first.
+            cost: units by what is counted.
+            max_wait: at most so long.
+
+        Raises:
+            Denied: it would take longer; what was taken until then is lost, which is safe.
+        """
+        scope = next(iter(chain))
+        closed = max(self._closed_until.get(one, 0.0) for one in chain) - self._clock()
+        if closed > max_wait.total_seconds():
+            raise Denied(upwards(closed), scope, "cooldown")
+        try:
+            async with asyncio.timeout(min(max_wait.total_seconds(), 1e6)):
+                await asyncio.sleep(max(0.0, closed))
+                for one, quota in chain.items():
+                    for name in quota.limits:
+                        units = cost.get(name, cost.get(unit_of(name), 0.0))
+                        if units > 0 and quota.limits[name].kind is not Kind.IN_FLIGHT:
+                            await self._take(one, name, quota, units)
+        except TimeoutError:
+            raise Denied(timedelta(seconds=PROBE_S), scope, "outage") from None
+
+    async def _take(self, scope: str, name: str, quota: Quota, units: float) -> None:
+        pace = self._paces.get((scope, name))
+        if pace is None:
+            rate = quota.rate(name) * self._safety / self._live.get(scope, 1)
+            # at most a second's worth at once: nobody knows what was spent just before
+            pace = self._paces[scope, name] = AsyncLimiter(rate, 1.0)
+        whole = math.ceil(units / pace.max_rate)
+        for _ in range(whole):
+            await pace.acquire(units / whole)
+
+
+class Outage:
+    """Whether the store is away, and who was there before."""
+
+    def __init__(self, shares: Shares) -> None:
+        """Args:
+        shares: what is granted meanwhile.
+        """
+        self.shares = shares
+        self._name = uuid4().hex
+        self._until = 0.0
+        self._scopes: set[str] = set()
+        self._presence: asyncio.Task[None] | None = None
+
+    @property
+    def lasts(self) -> bool:
+        """The store was lost a moment ago: it is not asked again yet."""
+        return time.monotonic() < self._until
+
+    def began(self) -> None:
+        """The store does not answer."""
+        self._until = time.monotonic() + PROBE_S
+
+    async def grant(self, chain: Mapping[str, Quota], cost: Cost, max_wait: timedelta) -> None:
+        """Wait for the local share; see `Shares.acquire`.
+
+        Raises:
+            StoreLost: there is no quota to take a share of.
+            Denied: it would take longer.
+        """
+        if not chain:
+            raise StoreLost("the store does not answer, and without it nobody knows the quota")
+        await self.shares.acquire(chain, cost, max_wait)
+
+    def uses(self, chain: Sequence[str], store: Store) -> None:
+        """This process uses the scopes: others count it, and it counts them."""
+        self._scopes.update(chain)
+        if self._presence is None:
+            self._presence = asyncio.create_task(self._be_present(store))
+
+    async def aclose(self) -> None:
+        """Stop counting."""
+        if self._presence is not None:
+            self._presence.cancel()
+            await asyncio.gather(self._presence, return_exceptions=True)
+
+    async def _be_present(self, store: Store) -> None:
+        while True:
+            for scope in list(self._scopes):
+                try:
+                    self.shares.alive(scope, await store.present(scope, self._name, PRESENT_S))
+                except StoreLost:
+                    break  # the last count holds
+            await asyncio.sleep(PRESENT_S / 3)
