@@ -22,6 +22,8 @@ class ModelProvider(Table):
     api_key: str = Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")
     """`env:NAME` or `file:/path`: where the key is, never the key."""
     timeout: Duration = timedelta(minutes=5)
+    counts: Literal["openai", "azure", "anthropic", "groq", "cerebras"] | None = None
+    """Whose way to count tokens it has (`ratelimit/profiles.py`). Default: that of its kind."""
 
 
 class SearchProvider(Table):

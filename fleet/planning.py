@@ -42,6 +42,7 @@ def request(agent: AgentDefinition, messages: list[Message]) -> ChatRequest:
         tools=[tool.spec for tool in agent.tools],
         max_output_tokens=agent.max_output_tokens,
         max_failures=agent.policy.max_failures,
+        role=agent.name,
     )
 
 

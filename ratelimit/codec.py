@@ -8,6 +8,7 @@ from itertools import starmap
 from typing import Any, NamedTuple
 
 from ratelimit.arithmetic import unit_of
+from ratelimit.estimates import Learnt
 from ratelimit.headers import Observed
 from ratelimit.keys import place_key, scope_key
 from ratelimit.model import span
@@ -314,6 +315,12 @@ def _heard(fields: Sequence[bytes]) -> dict[str, Heard]:
         name, _, what = field.decode().rpartition(".")
         setattr(found.setdefault(name, Heard()), what, float(value))
     return found
+
+
+def learnt(raw: bytes) -> Learnt:
+    """What is known of one role."""
+    calls, per_character, output, spread = _numbers(raw)
+    return Learnt(int(calls), per_character, output, spread)
 
 
 def spec(quota: Quota) -> bytes:

@@ -7,6 +7,7 @@ from ratelimit import events
 from ratelimit.arithmetic import unit_of
 from ratelimit.chains import Chains
 from ratelimit.errors import QuotaChanged, UnknownScope
+from ratelimit.estimates import Learnt
 from ratelimit.line import Line
 from ratelimit.permits import upwards
 from ratelimit.places import Booking, ClockReading, Closed, Origin, Outcome, Snapshot, Standing
@@ -30,6 +31,7 @@ class Desk:
         self._chains = Chains(quotas)
         self._observer = observer
         self._lines: dict[str, Line] = {}
+        self._learnt: dict[tuple[str, str], Learnt] = {}
 
     async def close(self, scope: str, cause: Closed = Closed.FROZEN, *, by: str = "", reason: str = "") -> bool:
         """Close the scope for the whole fleet until somebody opens it. Kept in `changes`.

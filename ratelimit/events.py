@@ -82,3 +82,13 @@ class Lowered(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degraded(Event):
     """A call was granted by the local share, the store being away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated(Event):
+    """A call has ended whose use had been estimated."""
+
+    what: str
+    """`input_tokens` or `output_tokens`."""
+    ratio: float
+    """Estimated by used: above 1 quota lay idle, below 1 the call left a debt."""

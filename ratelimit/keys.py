@@ -9,6 +9,7 @@ fleet:{openai}:leases:openai/sim-large    sorted set: what is in flight, by the 
 fleet:{openai}:held:openai/sim-large      hash: what each lease holds
 fleet:{openai}:heard:openai/sim-large     hash: what the provider's headers have said last
 fleet:{openai}:live:openai/sim-large      sorted set: processes that use the scope, by when they were seen
+fleet:{openai}:learnt:openai/sim-large    hash: what calls of each role have used
 fleet:{openai}:place:<scope>:<key>        string: the place booked under a caller's key
 fleet:{openai}:done:<scope>:<permit>      string: this permit is settled or cancelled
 ```
@@ -67,3 +68,8 @@ def held_key(scope: str) -> str:
 def live_key(scope: str) -> str:
     """Where it is noted which processes use a scope."""
     return _key("live", scope)
+
+
+def learnt_key(scope: str) -> str:
+    """Where it is noted what calls of each role have used."""
+    return _key("learnt", scope)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from ratelimit import events
 from ratelimit.desk import Desk
 from ratelimit.errors import BadCost, StoreLost
+from ratelimit.estimates import Estimate, Learnt, Used
 from ratelimit.headers import Observed
 from ratelimit.line import TICK_S, Line
 from ratelimit.outage import UNHINTED_S, Outage
@@ -91,6 +92,45 @@ class Listener(Desk):
             done, closed_s, reading = await self._store.cool_down(scope, rejection)
         self._heard(scope, reading)
         self._tell(events.Cooled(scope=scope, for_s=closed_s, cut=done))
+
+    async def estimate(self, scope: str, role: str, *, characters: int, max_output_tokens: int) -> Estimate:
+        """What a call will use, by what the fleet has learnt of calls of its role.
+
+        Args:
+            scope: the model.
+            role: calls of one role use alike: an agent's name.
+            characters: of the request.
+            max_output_tokens: it may write no more.
+
+        Raises:
+            StoreLost: the store does not answer, and this process has learnt nothing yet.
+        """
+        known = self._learnt.get((scope, role))
+        if known is None:
+            known = await self._store.learnt(scope, role) or Learnt()
+            self._learnt[scope, role] = known
+        return known.estimate(characters, max_output_tokens)
+
+    async def learn(self, scope: str, role: str, *, characters: int, estimate: Estimate, used: Used) -> None:
+        """Take note of what a call has used: the whole fleet estimates the better for it.
+
+        Args:
+            scope: the model.
+            role: as for `estimate`.
+            characters: of the request.
+            estimate: what had been thought.
+            used: what the provider says.
+
+        Raises:
+            StoreLost: the store does not answer; nothing is learnt.
+        """
+        for what in ("input_tokens", "output_tokens"):
+            actual = getattr(used, what)
+            if actual > 0:
+                self._tell(events.Estimated(scope=scope, what=what, ratio=getattr(estimate, what) / actual))
+        self._learnt[scope, role] = await self._store.learn(
+            scope, role, characters=characters, input_tokens=used.input_tokens, output_tokens=used.output_tokens
+        )
 
     async def clock(self, scope: str) -> ClockReading:
         """Read a scope's clock.

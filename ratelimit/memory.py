@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
+from ratelimit.estimates import Learnt
 from ratelimit.headers import Observed
 from ratelimit.model import Model
 from ratelimit.places import SILENCE, Ask, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
@@ -25,6 +27,7 @@ class MemoryStore:
         self._clock = clock
         self._swept_at = clock()
         self._changes: dict[str, list[Change]] = {}
+        self._learnt: dict[tuple[str, str], Learnt] = {}
         self._live: dict[str, dict[str, float]] = {}
         self._before: dict[str, tuple[Quota, float]] = {}
 
@@ -66,6 +69,19 @@ class MemoryStore:
     ) -> tuple[int, ClockReading | None]:
         """Keep leases of calls that are in flight; answers how many of them were there."""
         return self.model.renew(scope, leases, now=self._now(now))
+
+    async def learnt(self, scope: str, role: str) -> Learnt | None:
+        """What is known of what calls of a role use."""
+        found = self._learnt.get((scope, role))
+        return None if found is None else replace(found)
+
+    async def learn(
+        self, scope: str, role: str, *, characters: float, input_tokens: float, output_tokens: float
+    ) -> Learnt:
+        """Take note of what a call has used; answers what is known since."""
+        found = self._learnt.setdefault((scope, role), Learnt(output=0.0))
+        found.learn(characters, input_tokens, output_tokens)
+        return replace(found)
 
     async def present(self, scope: str, process: str, within_s: float, *, now: float | None = None) -> int:
         """Say that a process uses the scope; answers how many have said so within so many seconds."""

@@ -17,6 +17,7 @@ VERBS = (
     "cancel",
     "renew",
     "present",
+    "learn",
     "cool_down",
     "close",
     "observe",

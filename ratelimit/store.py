@@ -10,8 +10,9 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError, Res
 from ratelimit import codec, scripts
 from ratelimit.codec import text
 from ratelimit.errors import StoreLost
+from ratelimit.estimates import Learnt
 from ratelimit.headers import Observed
-from ratelimit.keys import changes_key, done_key, live_key, place_key, quota_key, scope_key
+from ratelimit.keys import changes_key, done_key, learnt_key, live_key, place_key, quota_key, scope_key
 from ratelimit.places import SILENCE, Ask, Bookings, Claim, ClockReading, Closed, Readings, Rejection, Snapshot
 from ratelimit.quota import Change, Quota
 from ratelimit.routes import Routes, routes
@@ -79,6 +80,16 @@ class Store(Protocol):
         self, scope: str, leases: Sequence[int], *, now: float | None = None
     ) -> tuple[int, ClockReading | None]:
         """Keep leases of calls that are in flight; answers how many of them were there."""
+        ...
+
+    async def learnt(self, scope: str, role: str) -> Learnt | None:
+        """What is known of what calls of a role use."""
+        ...
+
+    async def learn(
+        self, scope: str, role: str, *, characters: float, input_tokens: float, output_tokens: float
+    ) -> Learnt:
+        """Take note of what a call has used; answers what is known since."""
         ...
 
     async def present(self, scope: str, process: str, within_s: float, *, now: float | None = None) -> int:
@@ -236,6 +247,18 @@ class RedisStore:
         """Keep leases of calls that are in flight; answers how many of them were there."""
         reply = await self._call("renew", [scope_key(scope)], [_instant(now), *map(str, leases)])
         return (0, None) if reply is None else (reply[0], codec.reading(reply[1]))
+
+    async def learnt(self, scope: str, role: str) -> Learnt | None:
+        """What is known of what calls of a role use."""
+        raw = await self._call("learn", [learnt_key(scope)], [role, "", "", ""])
+        return None if raw is None else codec.learnt(raw)
+
+    async def learn(
+        self, scope: str, role: str, *, characters: float, input_tokens: float, output_tokens: float
+    ) -> Learnt:
+        """Take note of what a call has used; answers what is known since."""
+        args = [role, text(characters), text(input_tokens), text(output_tokens)]
+        return codec.learnt(await self._call("learn", [learnt_key(scope)], args))
 
     async def present(self, scope: str, process: str, within_s: float, *, now: float | None = None) -> int:
         """Say that a process uses the scope; answers how many have said so within so many seconds."""

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from time import monotonic, time
@@ -13,6 +13,7 @@ from temporalio import activity
 from fleet.contracts.llm import QuotaUse
 from fleet.contracts.names import FailureType, place_key
 from ratelimit.errors import NEVER, CostTooLarge, Denied, StoreLost
+from ratelimit.estimates import Estimate, Learnt, Used
 from ratelimit.headers import Observed, read
 from ratelimit.limiter import Closed, Limiter, Permit
 from workers import failures
@@ -99,6 +100,18 @@ class Admission:
                 raise await self._failed(error, admitted, progress, max_failures) from None
             if admitted.permit is not None and admitted.actual is not None:
                 await self._settle(admitted.permit, admitted, counted)
+
+    async def estimate(self, scope: str, role: str, *, characters: int, max_output_tokens: int) -> Estimate:
+        """What a call of a model will use, by what the fleet has learnt of its role."""
+        try:
+            return await self._limiter.estimate(scope, role, characters=characters, max_output_tokens=max_output_tokens)
+        except StoreLost:
+            return Learnt().estimate(characters, max_output_tokens)
+
+    async def learn(self, scope: str, role: str, *, characters: int, estimate: Estimate, used: Used) -> None:
+        """Take note of what it has used."""
+        with suppress(StoreLost):
+            await self._limiter.learn(scope, role, characters=characters, estimate=estimate, used=used)
 
     async def _permit(self, scope: str, cost: Mapping[str, float]) -> Permit:
         info = activity.info()

@@ -21,6 +21,7 @@ from ratelimit.errors import BadQuota, StoreLost
 from ratelimit.limiter import Limiter
 from ratelimit.outage import Posture
 from ratelimit.places import Kind
+from ratelimit.profiles import PROFILES, Profile
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
 from workers import health
@@ -66,12 +67,26 @@ def limit(rate: Rate) -> Limit:
     )
 
 
+def _profile(manifest: Manifest, scope: str) -> Profile:
+    spec = manifest.providers.get(scope.partition("/")[0])
+    return PROFILES[(spec.counts or spec.kind) if isinstance(spec, ModelProvider) else "openai"]
+
+
+def _sliced(manifest: Manifest, scope: str, name: str, rate: Rate) -> Rate:
+    """Requests of a provider that enforces them over shorter windows come in no larger burst than one window grants."""
+    window = _profile(manifest, scope).slice
+    if name != "requests" or window is None or rate.burst is not None or rate.per <= window:
+        return rate
+    return rate.model_copy(update={"burst": max(1.0, rate.units * (window / rate.per))})
+
+
 def quotas(manifest: Manifest) -> dict[str, Quota]:
     """The manifest's quotas in the limiter's words."""
     found = {
         scope: Quota(
             scope=scope,
-            limits={name: limit(rate) for name, rate in spec.limits().items()},
+            limits={name: limit(_sliced(manifest, scope, name, rate)) for name, rate in spec.limits().items()},
+            recovery=_profile(manifest, scope).recovery,
             within=spec.within,
             headroom=spec.headroom,
             burst_headroom=BURST_HEADROOM,
@@ -118,14 +133,17 @@ def chat_provider(settings: Settings, name: str, spec: ModelProvider) -> ChatPro
         raise BadInput(f"providers.{name}: no API key: set {spec.api_key.partition(':')[2]} ({spec.api_key})")
     if not (key.isascii() and key.isprintable()):
         raise BadInput(f"providers.{name}: the API key in {spec.api_key} is not plain text: set it again")
+    profile = PROFILES[spec.counts or spec.kind]
     # each SDK takes a second and more to import: only those that are used are
     if spec.kind == "openai":
         from workers.providers.openai import OpenAIChat
 
-        return OpenAIChat(name=name, api_key=key, base_url=spec.base_url, timeout_s=spec.timeout.total_seconds())
+        timeout_s = spec.timeout.total_seconds()
+        return OpenAIChat(name=name, api_key=key, base_url=spec.base_url, timeout_s=timeout_s, profile=profile)
     from workers.providers.anthropic import AnthropicChat
 
-    return AnthropicChat(name=name, api_key=key, base_url=spec.base_url, timeout_s=spec.timeout.total_seconds())
+    timeout_s = spec.timeout.total_seconds()
+    return AnthropicChat(name=name, api_key=key, base_url=spec.base_url, timeout_s=timeout_s, profile=profile)
 
 
 def search_provider(settings: Settings, name: str, spec: SearchProvider, http: httpx2.AsyncClient) -> "SearchClient":

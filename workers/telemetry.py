@@ -58,6 +58,13 @@ class Metrics:
             ["scope", "limit"],
             registry=self.registry,
         )
+        self.estimates = Histogram(
+            "fleet_quota_estimate_ratio",
+            "Estimated by used tokens: above 1 quota lay idle, below 1 the call left a debt.",
+            ["scope", "what"],
+            buckets=(0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2, 4, 10),
+            registry=self.registry,
+        )
         self.degraded = Counter(
             "fleet_quota_degraded",
             "Calls granted by the local share, Redis being away.",
@@ -82,6 +89,8 @@ class Metrics:
             self.cooldowns.labels(event.scope).inc()
         elif isinstance(event, events.Shut) and event.cause is not Closed.NO:
             self.closings.labels(event.scope, event.cause.name.lower()).inc()
+        elif isinstance(event, events.Estimated):
+            self.estimates.labels(event.scope, event.what).observe(event.ratio)
         elif isinstance(event, events.Degraded):
             self.degraded.labels(event.scope).inc()
         elif isinstance(event, events.Shadowed):

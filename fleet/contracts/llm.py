@@ -79,6 +79,8 @@ class ChatRequest:
     max_output_tokens: int = 1024
     max_failures: int = 10
     """Real failures of the provider before the call is given up. Waits do not count."""
+    role: str = ""
+    """Calls of one role use alike: the agent's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,13 @@
 """Anthropic and everything that speaks its messages API."""
 
 import json
-import math
 from time import monotonic
 from typing import Any
 
 import anthropic
 
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
+from ratelimit.profiles import PROFILES, Profile
 from workers.providers import errors
 from workers.providers.chat import Heard, not_heard
 
@@ -17,31 +17,22 @@ _FINISH = {"end_turn": "stop", "stop_sequence": "stop", "tool_use": "tool_calls"
 class AnthropicChat:
     """Messages. `max_retries=0`: the limiter and Temporal own waiting and retries."""
 
-    dialect = "anthropic"
-
-    def __init__(self, *, name: str, api_key: str, base_url: str | None, timeout_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        api_key: str,
+        base_url: str | None,
+        timeout_s: float,
+        profile: Profile = PROFILES["anthropic"],
+    ) -> None:
+        self.profile = profile
         self._name = name
         self._client = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
 
-    def cost(self, request: ChatRequest) -> dict[str, float]:
-        """Input at arrival, output as generated; `max_tokens` itself is not charged, but it bounds the output.
-
-        Source: Anthropic's "Rate limits". The estimate is settled by what was really generated.
-        """
-        estimate = math.ceil(len(json.dumps(_payload(request))) / 4)
-        output = float(request.max_output_tokens)
-        return {"requests": 1.0, "tokens": estimate + output, "input_tokens": float(estimate), "output_tokens": output}
-
-    def actual(self, request: ChatRequest, result: ChatResult) -> dict[str, float]:
-        """Reads from the cache do not count towards input tokens."""
-        used = result.usage
-        fresh = float(used.input_tokens - used.cached_tokens)
-        return {
-            "requests": 1.0,
-            "tokens": fresh + used.output_tokens,
-            "input_tokens": fresh,
-            "output_tokens": float(used.output_tokens),
-        }
+    def characters(self, request: ChatRequest) -> int:
+        """Those of the body."""
+        return len(json.dumps(_payload(request)))
 
     async def chat(self, request: ChatRequest, *, model: str, request_id: str, heard: Heard = not_heard) -> ChatResult:
         """One call of `/v1/messages`."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from fleet.contracts.llm import ChatRequest, ChatResult
+from ratelimit.profiles import Profile
 
 Heard = Callable[[Mapping[str, str]], None]
 """Takes the headers of an answer."""
@@ -16,15 +17,11 @@ def not_heard(headers: Mapping[str, str]) -> None:
 class ChatProvider(Protocol):
     """A client of one provider, shared by all calls of the process."""
 
-    dialect: str
-    """How its rate-limit headers are read: a key of `ratelimit.headers.DIALECTS`."""
+    profile: Profile
+    """How it counts."""
 
-    def cost(self, request: ChatRequest) -> dict[str, float]:
-        """What the call will be charged, per limit name, as this provider counts; before it is made."""
-        ...
-
-    def actual(self, request: ChatRequest, result: ChatResult) -> dict[str, float]:
-        """What the call was charged, now that its usage is known."""
+    def characters(self, request: ChatRequest) -> int:
+        """How long the call is: what its input is estimated from."""
         ...
 
     async def chat(self, request: ChatRequest, *, model: str, request_id: str, heard: Heard = not_heard) -> ChatResult:

@@ -1,7 +1,6 @@
 """OpenAI and everything that speaks its chat completions API."""
 
 import json
-import math
 import re
 from time import monotonic
 from typing import Any, cast
@@ -9,6 +8,7 @@ from typing import Any, cast
 import openai
 
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
+from ratelimit.profiles import PROFILES, Profile
 from workers.providers import errors
 from workers.providers.chat import Heard, not_heard
 
@@ -25,33 +25,21 @@ _BILLING = {
 class OpenAIChat:
     """Chat completions. `max_retries=0`: the limiter and Temporal own waiting and retries."""
 
-    dialect = "openai"
-
-    def __init__(self, *, name: str, api_key: str, base_url: str | None, timeout_s: float) -> None:
+    def __init__(
+        self, *, name: str, api_key: str, base_url: str | None, timeout_s: float, profile: Profile = PROFILES["openai"]
+    ) -> None:
+        self.profile = profile
         self._name = name
         self._client = openai.AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
 
-    def cost(self, request: ChatRequest) -> dict[str, float]:
-        """Charged at admission: the higher of `max_tokens` and an estimate from the characters.
-
-        Source: OpenAI's guide "Rate limits".
-        """
-        estimate = math.ceil(_characters(request) / 4)
-        return {
-            "requests": 1.0,
-            "tokens": float(max(request.max_output_tokens, estimate)),
-            "input_tokens": float(estimate),
-            "output_tokens": float(request.max_output_tokens),
-        }
-
-    def actual(self, request: ChatRequest, result: ChatResult) -> dict[str, float]:
-        """As charged at admission, whatever was used. Cached tokens count (guide "Prompt caching")."""
-        return {
-            "requests": 1.0,
-            "tokens": self.cost(request)["tokens"],
-            "input_tokens": float(result.usage.input_tokens),
-            "output_tokens": float(result.usage.output_tokens),
-        }
+    def characters(self, request: ChatRequest) -> int:
+        """Those of messages, calls and tools."""
+        said = sum(
+            len(m.content) + sum(len(c.name) + len(json.dumps(c.arguments)) for c in m.tool_calls)
+            for m in request.messages
+        )
+        offered = sum(len(t.name) + len(t.description) + len(json.dumps(t.parameters)) for t in request.tools)
+        return said + offered
 
     async def chat(self, request: ChatRequest, *, model: str, request_id: str, heard: Heard = not_heard) -> ChatResult:
         """One call of `/v1/chat/completions`."""
@@ -119,14 +107,6 @@ class OpenAIChat:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()
-
-
-def _characters(request: ChatRequest) -> int:
-    said = sum(
-        len(m.content) + sum(len(c.name) + len(json.dumps(c.arguments)) for c in m.tool_calls) for m in request.messages
-    )
-    offered = sum(len(t.name) + len(t.description) + len(json.dumps(t.parameters)) for t in request.tools)
-    return said + offered
 
 
 def _wire(message: Message) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from temporalio import activity
 from fleet.contracts.llm import ChatRequest, ChatResult
 from fleet.contracts.names import FailureType
 from fleet.contracts.tools import LLM_CHAT
+from ratelimit.estimates import Used
 from workers import failures
 from workers.admission import Admission
 from workers.door import Door
@@ -34,12 +35,20 @@ class LlmTools:
             )
         info = activity.info()
         await self._door.still_active(info.workflow_id or "")
-        async with self._admission.admitted(
-            request.model, provider.cost(request), max_failures=request.max_failures
-        ) as admitted:
+        characters = provider.characters(request)
+        estimate = await self._admission.estimate(
+            request.model, request.role, characters=characters, max_output_tokens=request.max_output_tokens
+        )
+        cost = provider.profile.cost(estimate, request.max_output_tokens)
+        async with self._admission.admitted(request.model, cost, max_failures=request.max_failures) as admitted:
             request_id = f"{info.workflow_id}/{info.activity_id}/{info.attempt}"
             result = await provider.chat(
-                request, model=model, request_id=request_id, heard=partial(admitted.hear, provider.dialect)
+                request, model=model, request_id=request_id, heard=partial(admitted.hear, provider.profile.dialect)
             )
-            admitted.actual = provider.actual(request, result)
+            usage = result.usage
+            used = Used(
+                input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cached_tokens=usage.cached_tokens
+            )
+            admitted.actual = provider.profile.actual(cost, used)
+        await self._admission.learn(request.model, request.role, characters=characters, estimate=estimate, used=used)
         return replace(result, quota=admitted.use())

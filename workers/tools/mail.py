@@ -39,7 +39,7 @@ class MailTools:
         key = effect_key(activity.info().workflow_id or "", request.step)
         message = self._compose(key, request)
         async with self._admission.admitted(
-            self._scope, {"messages": 1.0}, max_failures=request.max_failures
+            self._scope, {"messages": 1.0, "recipients": 1.0}, max_failures=request.max_failures
         ) as admitted:
             try:
                 reply = await self._once(key, message)

@@ -2,12 +2,14 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from time import time
 
 import httpx2
 import pytest
 
 from fleet.contracts.llm import ChatRequest, Message, Role, ToolCall, ToolSpec
+from ratelimit.estimates import Learnt, Used
 from ratelimit.headers import read
 from workers.providers import errors
 from workers.providers.anthropic import AnthropicChat
@@ -84,11 +86,16 @@ async def test_a_tool_is_called_and_its_result_answered_from(desk):
 
 
 async def test_nothing_is_charged_that_was_not_booked(desk):
-    client = await desk.client()
+    client, learnt = await desk.client(), Learnt()
     for asked in (request(), request(most=20), READ, request(most=3)):
-        booked = client.cost(asked)
-        result = await client.chat(asked, model="m", request_id="r")
-        settled = client.actual(asked, result)
+        most = float(asked.max_output_tokens)
+        estimate = replace(learnt.estimate(client.characters(asked), asked.max_output_tokens), output_tokens=most)
+        booked = client.profile.cost(estimate, asked.max_output_tokens)
+        usage = (await client.chat(asked, model="m", request_id="r")).usage
+        used = Used(
+            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cached_tokens=usage.cached_tokens
+        )
+        settled = client.profile.actual(booked, used)
         charged = (await desk.ledger())[-1]["charged"]
         assert charged
         for name, units in charged.items():
@@ -101,7 +108,7 @@ async def test_what_is_left_is_heard_from_the_headers(desk):
     client = await desk.client(models={"m": {"requests": {"limit": 60, "burst": 10}, limit: {"limit": 60000}}})
     heard = []
     await client.chat(request(), model="m", request_id="r", heard=heard.append)
-    said = read(heard[0], client.dialect, now=time()).limits
+    said = read(heard[0], client.profile.dialect, now=time()).limits
     left = {name: seen.remaining for name, seen in said.items()}
     assert left["requests"] == 9
     assert 50_000 < left[limit] < 60_000
