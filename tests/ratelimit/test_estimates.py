@@ -22,24 +22,12 @@ USED = Used(input_tokens=1200, output_tokens=100, cached_tokens=800)
     ("profile", "booked", "settled"),
     [
         # the larger of limit and characters / 4; nothing comes back; cached input counts
-        (
-            "openai",
-            {"tokens": 1500, "input_tokens": 1000, "output_tokens": 500},
-            {"tokens": 1500, "input_tokens": 1200},
-        ),
-        ("azure", {"tokens": 1500, "input_tokens": 1000, "output_tokens": 500}, {"tokens": 1500, "input_tokens": 1200}),
+        ("openai", (1500, 1000, 500), (1500, 1200)),
+        ("azure", (1500, 1000, 500), (1500, 1200)),
         # output as generated; reads of the cache are free
-        (
-            "anthropic",
-            {"tokens": 1300, "input_tokens": 1000, "output_tokens": 300},
-            {"tokens": 500, "input_tokens": 400},
-        ),
-        ("groq", {"tokens": 1500, "input_tokens": 1000, "output_tokens": 500}, {"tokens": 500, "input_tokens": 400}),
-        (
-            "cerebras",
-            {"tokens": 1500, "input_tokens": 1000, "output_tokens": 500},
-            {"tokens": 1300, "input_tokens": 1200},
-        ),
+        ("anthropic", (1300, 1000, 300), (500, 400)),
+        ("groq", (1500, 1000, 500), (500, 400)),
+        ("cerebras", (1500, 1000, 500), (1300, 1200)),
     ],
 )
 def test_each_provider_counts_in_its_own_way(profile, booked, settled) -> None:
