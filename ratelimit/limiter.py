@@ -1,11 +1,12 @@
 """The limiter: what callers use."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from ratelimit import events
 from ratelimit.arithmetic import unit_of
@@ -16,7 +17,7 @@ from ratelimit.leases import Leases
 from ratelimit.line import Gone, Late, Line, Ready
 from ratelimit.listener import Listener
 from ratelimit.outage import Outage, Posture, Shares
-from ratelimit.permits import Permits, ask_for, claim_of, is_local, permit_of, upwards
+from ratelimit.permits import Permits, Use, ask_for, claim_of, is_local, permit_of, upwards
 from ratelimit.places import (
     SILENCE,
     Ask,
@@ -33,7 +34,7 @@ from ratelimit.places import (
     Snapshot,
 )
 from ratelimit.quota import Cost, Quota, check_cost
-from ratelimit.store import Store
+from ratelimit.store import RedisStore, Store
 
 __all__ = [
     "ClockReading",
@@ -45,6 +46,7 @@ __all__ = [
     "Permit",
     "Place",
     "Snapshot",
+    "Use",
 ]
 
 
@@ -89,6 +91,24 @@ class Limiter(Listener):
         self._leases = Leases(store, self._clock)
         self._outage = Outage(Shares(safety)) if posture is Posture.DEGRADE else None
         self._returns: set[asyncio.Task[None]] = set()
+        self._owns_store = False
+
+    @classmethod
+    def from_url(cls, url: str, quotas: Mapping[str, Quota], **more: Any) -> Self:
+        """A limiter with a store of its own, which it closes. Connects with the first call.
+
+        Args:
+            url: as for `RedisStore.from_url`.
+            quotas: by scope.
+            more: as for the limiter itself.
+
+        Raises:
+            ValueError: it is no such URL.
+            BadQuota: the quotas contradict each other.
+        """
+        limiter = cls(RedisStore.from_url(url), quotas, **more)
+        limiter._owns_store = True
+        return limiter
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,6 +126,8 @@ class Limiter(Listener):
         await self._leases.aclose()
         if self._outage is not None:
             await self._outage.aclose()
+        if self._owns_store:
+            await self._store.aclose()
         await asyncio.gather(*self._returns, return_exceptions=True)
 
     async def reserve(
@@ -219,6 +241,31 @@ class Limiter(Listener):
                     # the store keeps the place for later or books it anew
                     left = max(0.0, deadline - self._clock.time())
                     ask = Ask(cost=cost, max_wait=left, hold=hold, key=key, asker=asker)
+
+    @asynccontextmanager
+    async def using(
+        self, scope: str, cost: Cost, *, max_wait: timedelta, key: str | None = None, asker: str = ""
+    ) -> AsyncIterator[Use]:
+        """Acquire for the length of a block. Arguments and errors as for `acquire`.
+
+        The block says with `sent()` that the call leaves, and sets `actual` to what it has cost. A call that was never
+        sent is given back; one that was sent and whose cost nobody has told keeps its estimate.
+        """
+        use = Use(await self.acquire(scope, cost, max_wait=max_wait, key=key, asker=asker))
+        try:
+            yield use
+        finally:
+            await self.end(use)
+
+    async def end(self, use: Use) -> None:
+        """Settle or cancel what `using` has given out."""
+        try:
+            if use.was_sent or use.actual is not None:
+                await self.settle(use.permit, use.actual or {}, use.observed)
+            else:
+                await self.cancel(use.permit)
+        except StoreLost:
+            return  # the cost stays charged, which is safe
 
     async def settle(
         self,

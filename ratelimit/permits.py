@@ -1,11 +1,14 @@
 """Making asks, places and permits: what a limiter hands out."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 from ratelimit.errors import NEVER, BadCost
+from ratelimit.headers import Observed
 from ratelimit.model import permit_id
 from ratelimit.places import Ask, Booking, Claim, Permit, Place
 from ratelimit.quota import Cost, check_cost
@@ -66,6 +69,22 @@ class Permits:
             return permit_id(ask.key, booking.generation)
         self._numbered += 1
         return f"{self._name}-{self._numbered}"
+
+
+@dataclass(slots=True)
+class Use:
+    """A permit that is being used."""
+
+    permit: Permit
+    was_sent: bool = False
+    actual: Cost | None = None
+    """What the call has cost, once that is known."""
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    """What the answer's headers say."""
+
+    def sent(self) -> None:
+        """The call leaves now: from here on it may be charged by the provider."""
+        self.was_sent = True
 
 
 def permit_of(place: Place, waited: float) -> Permit:

@@ -200,10 +200,14 @@ def _of_pool(pool: ConnectionPool) -> Connect:
 
 def _by_sentinel(nodes: Sequence[tuple[str, int]], master: str, options: dict[str, Any], secret: str | None) -> Connect:
     times = {"socket_connect_timeout": SENTINEL_TIMEOUT_S, "socket_timeout": SENTINEL_TIMEOUT_S}
-    sentinel = Sentinel(nodes, sentinel_kwargs={**times, "password": secret})  # type: ignore[no-untyped-call]
 
     async def connect() -> AbstractConnection:
-        host, port = await sentinel.discover_master(master)
+        sentinel = Sentinel(nodes, sentinel_kwargs={**times, "password": secret})  # type: ignore[no-untyped-call]
+        try:
+            host, port = await sentinel.discover_master(master)
+        finally:
+            for client in sentinel.sentinels:
+                await client.aclose()
         return await _opening(dict(options, host=host, port=port))()
 
     return connect

@@ -123,7 +123,7 @@ def test_a_run_is_stopped_and_state_survives_a_restart(dev):
     dev.answer("run", "researcher", "What does the module heapq do?", "--id", "slow")
     assert {run["id"] for run in json.loads(dev.answer("ps", "--json"))} == {"before", "slow"}
     waiting = until(lambda: json.loads(dev.answer("show", "slow", "--json"))["waits_for"], "openai/sim-large tokens")
-    assert "its place comes in" in waiting
+    assert "waits for openai/sim-large tokens: about" in waiting
     dev.answer("stop", "slow", "--reason", "enough")
     assert "stopped" in until(lambda: json.loads(dev.answer("show", "slow", "--json"))["result"], "enough")
     assert "signal stop: enough" in dev.answer("trace", "slow")

@@ -64,10 +64,7 @@ class Node:
 
     port: int
     process: Popen[bytes]
-
-    @property
-    def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port)
+    client: redis.Redis
 
 
 @contextmanager
@@ -79,7 +76,8 @@ def node(binary: str, folder: Path, *options: str, port: int | None = None) -> I
     base = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(home)]
     with running([*base, *options], str(home)) as process:
         until_up(f"redis://127.0.0.1:{port}")
-        yield Node(port, process)
+        with redis.Redis(port=port) as client:
+            yield Node(port, process, client)
 
 
 @pytest.fixture
@@ -202,7 +200,7 @@ def sentinel(tmp_path: Path) -> Iterator[Watched]:
             until_up(f"redis://127.0.0.1:{port}")
             ports.append(port)
         for port in ports:
-            watcher = redis.Redis(port=port)
+            watcher = stack.enter_context(redis.Redis(port=port))
             until(lambda w=watcher: int(w.sentinel_master("mymaster")["num-other-sentinels"]) == 2)
             until(lambda w=watcher: int(w.sentinel_master("mymaster")["num-slaves"]) == 1)
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
@@ -238,7 +236,8 @@ async def test_a_master_that_was_demoted_is_given_up(sentinel: Watched) -> None:
     async with Limiter(store, {scope: quota(scope)}) as limiter:
         await limiter.configure(quota(scope), full=True)
         port = int(sentinel.url.partition("127.0.0.1:")[2].partition(",")[0])
-        redis.Redis(port=port).execute_command("SENTINEL", "FAILOVER", "mymaster")
+        with redis.Redis(port=port) as watcher:
+            watcher.execute_command("SENTINEL", "FAILOVER", "mymaster")
         until(lambda: sentinel.replica.client.info("replication")["role"] == "master")
         until(lambda: sentinel.master.client.info("replication")["role"] == "slave")
         async with asyncio.timeout(30):
