@@ -19,6 +19,9 @@ def check(*, manifest: Path | None, json: bool) -> None:
     settings = environment.load()
     path = context.manifest_path(settings, manifest)
     loaded, problems = manifests.examine(path)
+    if loaded is not None:
+        problems = _contradictions(loaded)
+        loaded = None if problems else loaded
     if json:
         output.document({"manifest": str(path), "ok": not problems, "problems": problems})
     elif loaded is not None:
@@ -30,6 +33,21 @@ def check(*, manifest: Path | None, json: bool) -> None:
         for problem in problems:
             output.problem(f"{path}: {problem}")
     raise typer.Exit(2 if problems else 0)
+
+
+def _contradictions(loaded: manifests.Manifest) -> list[str]:
+    """What only the limiter knows of quotas: nesting that means nothing."""
+    if not any(spec.within for spec in loaded.quotas.values()) and len(loaded.scopes()) == len(loaded.quotas):
+        return []
+    from ratelimit.errors import BadQuota
+    from ratelimit.quota import check_nesting
+    from workers.bootstrap import quotas
+
+    try:
+        check_nesting(quotas(loaded))
+    except BadQuota as bad:
+        return [f"quotas: {bad}"]
+    return []
 
 
 def worker(pools: list[str], *, manifest: Path | None) -> None:

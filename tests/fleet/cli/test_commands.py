@@ -52,7 +52,7 @@ def refused(found: subprocess.CompletedProcess[str], *words: str) -> None:
 def test_help_lists_the_commands(fleet):
     found = fleet("--help")
     assert found.returncode == 0
-    for command in ("demo", "dev", "worker", "run", "ps", "show", "trace", "stop", "check", "doctor", "corpus"):
+    for command in ("demo", "dev", "worker", "run", "ps", "show", "trace", "why", "stop", "check", "doctor", "corpus"):
         assert f"  {command} " in found.stdout
 
 
@@ -60,6 +60,17 @@ def test_check_finds_no_problem_in_the_shipped_manifest(fleet):
     found = fleet("check", "--json")
     assert found.returncode == 0
     assert json.loads(found.stdout)["ok"] is True
+
+
+def test_check_tells_quotas_that_contradict_each_other(fleet, tmp_path):
+    text = (ROOT / "deploy" / "fleet.toml").read_text()
+    nested = text + '\n[quotas."openai/sim-large/*"]\ntokens = "900k/m"\n'
+    (tmp_path / "nested.toml").write_text(nested)
+    refused(
+        fleet("check", "--manifest", "nested.toml"), "openai/sim-large/*: tokens", "lower the one or raise the other"
+    )
+    (tmp_path / "nested.toml").write_text(nested.replace("900k", "9k"))
+    assert fleet("check", "--manifest", "nested.toml").returncode == 0
 
 
 def test_check_tells_every_problem_at_once(fleet, tmp_path):
