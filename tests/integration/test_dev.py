@@ -124,7 +124,11 @@ def test_a_run_is_stopped_and_state_survives_a_restart(dev):
     assert {run["id"] for run in json.loads(dev.answer("ps", "--json"))} == {"before", "slow"}
     waiting = until(lambda: json.loads(dev.answer("show", "slow", "--json"))["waits_for"], "openai/sim-large tokens")
     assert "waits for openai/sim-large tokens: about" in waiting
+    (call,) = json.loads(dev.answer("why", "slow", "--json"))["waits_for"]
+    assert (call["kind"], call["scope"], call["limit"]) == ("quota", "openai/sim-large", "tokens")
+    assert dev.answer("why", "slow").startswith("slow waits for openai/sim-large tokens: about ")
     dev.answer("stop", "slow", "--reason", "enough")
+    assert until(lambda: dev.answer("why", "slow"), "waits for nothing: it is completed")
     assert "stopped" in until(lambda: json.loads(dev.answer("show", "slow", "--json"))["result"], "enough")
     assert "signal stop: enough" in dev.answer("trace", "slow")
     assert dev.stop() == 0

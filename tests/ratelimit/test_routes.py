@@ -1,7 +1,9 @@
 """One server, Sentinel, Cluster: by URL alone."""
 
 import asyncio
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +16,7 @@ import pytest
 import redis
 
 from ratelimit.errors import StoreLost
+from ratelimit.estimates import Learnt, Used
 from ratelimit.limiter import Limiter
 from ratelimit.quota import Limit, Quota
 from ratelimit.routes import routes
@@ -248,6 +251,48 @@ async def test_a_master_that_was_demoted_is_given_up(sentinel: Watched) -> None:
                 except StoreLost:
                     await asyncio.sleep(0.05)
     await store.aclose()
+
+
+RIGHTS = "~fleet:* +@read +@write +@scripting +@connection +time"
+"""What the limiter's user needs; ratelimit/README.md says so."""
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[str]:
+    """A server that speaks TLS only and knows one user with few rights; URL without the password's place."""
+    binary, openssl = redis_binary(), shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+    kind = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    subprocess.run([openssl, *kind, "-keyout", key, "-out", certificate, *names], check=True, capture_output=True)
+    config = tmp_path / "redis.conf"
+    config.write_text(
+        f'port 0\ntls-port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsave ""\n'
+        f"tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {certificate}\ntls-auth-clients no\n"
+        f"user default off\nuser fleet on >secret {RIGHTS}\n"
+    )
+    with running([binary, str(config)], str(tmp_path)):
+        url = f"rediss://fleet:{{}}@127.0.0.1:{port}?ssl_ca_certs={certificate}"
+        until_up(url.format("secret"))
+        yield url
+
+
+async def test_tls_and_a_user_with_few_rights(guarded: str) -> None:
+    async with Limiter.from_url(guarded.format("secret"), {SCOPES[0]: quota(SCOPES[0])}) as limiter:
+        await limiter.configure(quota(SCOPES[0]), full=True)
+        permit = await limiter.acquire(SCOPES[0], ONE, max_wait=timedelta(0), key="k")
+        await limiter.settle(permit, ONE)
+        await limiter.reserve(SCOPES[0], {"requests": 500}, max_wait=timedelta(0), key="l", hold=True)
+        assert [one.key for one in await limiter.standing(SCOPES[0])] == ["l"]
+        await limiter.learn(
+            SCOPES[0], "r", characters=4, estimate=Learnt().estimate(4, 9), used=Used(input_tokens=1, output_tokens=1)
+        )
+        assert len(await limiter.changes(SCOPES[0])) == 1
+    async with Limiter.from_url(guarded.format("wrong"), {}) as limiter:
+        with pytest.raises(StoreLost, match="refuses the user or the password"):
+            await limiter.inspect(SCOPES[0])
 
 
 @pytest.mark.parametrize(
