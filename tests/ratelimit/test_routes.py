@@ -75,7 +75,7 @@ def node(binary: str, folder: Path, *options: str, port: int | None = None) -> I
     """A server on a port of its own."""
     port = port or free_port()
     home = folder / str(port)
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     base = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(home)]
     with running([*base, *options], str(home)) as process:
         until_up(f"redis://127.0.0.1:{port}")
