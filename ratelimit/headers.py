@@ -199,8 +199,9 @@ def _period(limit: float | None, remaining: float | None, reset_s: float | None)
     if not limit or remaining is None or not reset_s or remaining >= limit:
         return None
     period = limit * reset_s / (limit - remaining)
-    usual = min((1.0, 60.0, 3600.0, 86400.0), key=lambda one: abs(math.log(one / period)))
-    # the reset of a limit that is hardly used is rounded: what fits no usual period says nothing
+    usual = min((60.0, 3600.0, 86400.0), key=lambda one: abs(math.log(one / period)))
+    # the reset of a limit that is hardly used is rounded, and some are full long before all of it is there: what fits
+    # no usual period says nothing
     return usual if 0.8 < period / usual < 1.25 else None
 
 

@@ -44,7 +44,7 @@ QUOTAS = {
         Quota(
             scope=SIM,
             limits={
-                "in_flight": Limit(capacity=3, period=timedelta(seconds=20), kind=Kind.IN_FLIGHT),
+                "in_flight": Limit(capacity=30, period=timedelta(seconds=20), kind=Kind.IN_FLIGHT),
                 "tokens": Limit(capacity=3e4, shadow=True),
                 "requests": Limit(capacity=90),
             },
@@ -61,7 +61,7 @@ QUOTAS = {
     ],
     ORG: [
         Quota(scope=ORG, limits={"requests": Limit(capacity=90), "tokens": Limit(capacity=9e4, burst=2e4)}),
-        Quota(scope=ORG, limits={"in_flight": Limit(capacity=4, period=timedelta(seconds=9), kind=Kind.IN_FLIGHT)}),
+        Quota(scope=ORG, limits={"in_flight": Limit(capacity=40, period=timedelta(seconds=9), kind=Kind.IN_FLIGHT)}),
     ],
     ACME: [
         Quota(scope=ACME, limits={"tokens": Limit(capacity=2e4)}, within=SIM, passing=True),
@@ -94,6 +94,8 @@ class LuaAndModel(RuleBasedStateMachine):
 
     url: str
     runner: asyncio.Runner
+    focus: int | None = None
+    """Which of the quotas of `SIM` every machine begins with; None: any."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,6 +123,8 @@ class LuaAndModel(RuleBasedStateMachine):
     )
     def begin(self, at: float, sim: Quota, org: Quota, acme: Quota, full: bool) -> None:
         self.now = at
+        if self.focus is not None:
+            sim = QUOTAS[SIM][self.focus]
         for quota in (sim, org, acme):
             self.both("configure", quota, full=full, seed=True)
 
@@ -240,9 +244,9 @@ def _text(number: float) -> str:
     return format(float(number), ".17g")
 
 
-def drive(url: str, examples: int, **more: Any) -> None:
+def drive(url: str, examples: int, *, focus: int | None = None, **more: Any) -> None:
     """Run the machine against a server."""
-    machine = type("LuaAndModel", (LuaAndModel,), {"url": url})
+    machine = type("LuaAndModel", (LuaAndModel,), {"url": url, "focus": focus})
     with asyncio.Runner() as machine.runner:
         profile = settings(
             max_examples=examples,
