@@ -170,7 +170,9 @@ class Line:
         spent = 0.0
         for part, reading in zip(booking.parts, readings, strict=True):
             for name, units in part.cost.items():
-                spent = max(spent, units / reading.dials[name].rate)
+                dial = reading.dials.get(name)  # the quota may have lost the limit since
+                if dial is not None:
+                    spent = max(spent, units / dial.rate)
         self._per_call_s += 0.1 * (spent - self._per_call_s)
 
     def lease_s(self) -> float:

@@ -128,10 +128,12 @@ class _Replies(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def send(self, command: Command, answer: Answer) -> None:
+        # what cannot be written must not be waited for
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows one element
         self._waiting.append((answer, self._loop.time()))
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout_s, self._look)
-        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows one element
+        self._transport.write(packed)
 
     async def aclose(self) -> None:
         self._transport.abort()

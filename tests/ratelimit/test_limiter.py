@@ -540,3 +540,11 @@ async def test_asks_wait_for_a_look_that_comes_soon_anyway(limiter: Limiter, sto
     await asyncio.gather(*(agent() for _ in range(20)))
     # one call a grant: what asks and what looks travel together
     assert len(store.batches) + len(store.looks) - before <= 120
+
+
+async def test_a_place_outlives_a_limit_that_the_quota_has_lost(limiter: Limiter) -> None:
+    await limiter.reserve(SCOPE, {"requests": 1, "tokens": 10}, max_wait=s(9), key="k", asker="1")
+    await limiter.configure(Quota(scope=SCOPE, limits={"requests": Limit(capacity=60, burst=10)}))
+    again = await limiter.reserve(SCOPE, ONE, max_wait=s(9), key="k", asker="1")
+    assert isinstance(again, Place)
+    assert isinstance(await limiter.reserve(SCOPE, ONE, max_wait=s(9)), Place)
