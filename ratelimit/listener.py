@@ -1,6 +1,7 @@
 """The part of a limiter that hears what the provider says, and where the scope stands."""
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -15,13 +16,14 @@ from ratelimit.permits import is_local, upwards
 from ratelimit.places import Ahead, ClockReading, Permit, Place, Rejection
 
 
-class Listener(Desk):
+class Listener(Desk, ABC):
     """Takes note of answers."""
 
     _outage: Outage | None = None
 
+    @abstractmethod
     def _line(self, scope: str) -> Line:
-        raise NotImplementedError
+        """The scope's line within this process."""
 
     async def observe(self, scope: str, said: Mapping[str, Observed]) -> bool:
         """Take note of what a provider's headers say: a count of what is left below ours lowers ours, never raises it.

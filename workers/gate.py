@@ -7,7 +7,6 @@ gate only looks, it takes nothing: what a call really costs is booked inside the
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from time import monotonic
 
 from temporalio.worker import (
     CustomSlotSupplier,
@@ -42,14 +41,11 @@ class Gate(CustomSlotSupplier):
         self._horizon = horizon
         self._polling = 0
         self._wakened = asyncio.Event()
-        self.closed_s = 0.0
-        """For how long those who would have polled have waited, in all."""
 
     async def reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit:
         """Wait for a free slot, and for the gate to open."""
         del ctx
         await self._free.acquire()
-        began = monotonic()
         try:
             while (pause := await self._pause()) > timedelta(0):
                 self._wakened.clear()
@@ -61,8 +57,6 @@ class Gate(CustomSlotSupplier):
         except BaseException:
             self._free.release()
             raise
-        finally:
-            self.closed_s += monotonic() - began
         self._polling += 1
         return SlotPermit()
 
