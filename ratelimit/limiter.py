@@ -88,7 +88,7 @@ class Limiter(Listener):
         super().__init__(store, quotas, observer)
         self._clock = clock or MonotonicClock()
         self._permits = Permits()
-        self._leases = Leases(store, self._clock)
+        self._leases = Leases(store, self._clock, self._chains.of)
         self._outage = Outage(Shares(safety)) if posture is Posture.DEGRADE else None
         self._returns: set[asyncio.Task[None]] = set()
         self._owns_store = False
@@ -126,9 +126,9 @@ class Limiter(Listener):
         await self._leases.aclose()
         if self._outage is not None:
             await self._outage.aclose()
+        await asyncio.gather(*self._returns, return_exceptions=True)
         if self._owns_store:
             await self._store.aclose()
-        await asyncio.gather(*self._returns, return_exceptions=True)
 
     async def reserve(
         self,
@@ -196,13 +196,17 @@ class Limiter(Listener):
             return await self._acquire(scope, ask)
         began = self._clock.time()
         if not self._outage.lasts:
-            self._outage.uses(self._chains.of(scope), self._store)
+            self._outage.uses(self._chains.of(scope)[self._chains.counted(scope) :], self._store)
             try:
                 return await self._acquire(scope, ask)
             except StoreLost:
                 self._outage.began()
         left = timedelta(seconds=max(0.0, ask.max_wait - (self._clock.time() - began)))
-        await self._outage.grant(self._quotas_of(scope), ask.cost, left)
+        closed_s, cause = self._line(scope).closed_s()
+        if closed_s > left.total_seconds():
+            # what was closed when the store was last heard stays closed
+            raise Denied(upwards(closed_s), scope, cause)
+        await self._outage.grant(self._quotas_of(scope), ask.cost, left, self._line(scope).rates())
         self._tell(events.Degraded(scope=self._line(scope).label))
         return self._permits.local(scope, ask, timedelta(seconds=self._clock.time() - began))
 
@@ -325,8 +329,12 @@ class Limiter(Listener):
         except asyncio.CancelledError:
             line.left(ask, answer)
             raise
-        if booking.outcome is Outcome.TAKEN and self._observer is None:
-            return booking
+        if booking.outcome is Outcome.TAKEN:
+            if line.label != scope:
+                # a gate looks at the scope that the provider counts by
+                self._line(line.label).learn(booking.parts[line.scopes.index(line.label) :])
+            if self._observer is None:
+                return booking
         match booking.outcome:
             case Outcome.UNKNOWN:
                 raise UnknownLimit(f"{scope}: no limit of the quota counts {booking.limit!r}")
@@ -367,8 +375,7 @@ class Limiter(Listener):
 
     def _held(self, holder: Holder) -> Holder:
         if any(part.lease for part in holder.parts):
-            line = self._line(holder.scope)
-            self._leases.track(holder, line.scopes, line.lease_s())
+            self._leases.track(holder, self._line(holder.scope).lease_s())
         return holder
 
     @staticmethod

@@ -1,12 +1,13 @@
 """One scope's line within one process: asks that travel together, waiters, and a copy of the clock."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ratelimit.arithmetic import bound_by
 from ratelimit.clock import Clock
 from ratelimit.errors import StoreLost
-from ratelimit.places import Ask, Booking, Bookings, ClockReading, Dial, Kind, Outcome, Readings
+from ratelimit.places import Ask, Booking, Bookings, ClockReading, Dial, Kind, Outcome, Part, Readings
 from ratelimit.store import Store, reserve
 from ratelimit.waits import expected, expired, wait_of
 
@@ -16,6 +17,8 @@ SHORTEST_S = 0.002
 """And at most this often."""
 HELD_BACK_S = 0.05
 """Where the clock is read so soon anyway, asks wait for it and travel along: one call instead of two."""
+LONGEST_LEASE_S = 60.0
+"""How often a lease is renewed at least, whoever knows how long it lasts."""
 WATCHED_S = 1.0
 """A place whose clock was read this lately has not been forgotten, however far a refund has moved the clock."""
 BATCH = 1000
@@ -146,6 +149,17 @@ class Line:
         """Nobody asks, nobody waits."""
         return not (self._asks or self._flight or self._waiters or self._seeding or self._watcher)
 
+    def closed_s(self) -> tuple[float, str]:
+        """For how long the chain is closed by the last answer, however old, and by what."""
+        readings = self._readings or ()
+        since = self._clock.time() - self._read_at
+        longest, cause = 0.0, "cooldown"
+        for reading in readings:
+            left = reading.closed_for - since
+            if left > longest:
+                longest, cause = left, bound_by(None, reading.closed)
+        return longest, cause
+
     def ahead_s(self, fresh_s: float) -> float | None:
         """Seconds until a call that asks now may start, by an answer at most `fresh_s` old; None without one."""
         if self._readings is None or self._clock.time() - self._read_at > fresh_s:
@@ -166,14 +180,25 @@ class Line:
         """Seconds of the quota that a call has spent of late."""
         return self._per_call_s
 
-    def _learn(self, booking: Booking, readings: Readings) -> None:
+    def learn(self, parts: Sequence[Part]) -> None:
+        """Take note of what a call is charged, in each scope of the chain."""
+        if self._readings is None:
+            return
         spent = 0.0
-        for part, reading in zip(booking.parts, readings, strict=True):
+        for part, reading in zip(parts, self._readings, strict=True):
             for name, units in part.cost.items():
                 dial = reading.dials.get(name)  # the quota may have lost the limit since
                 if dial is not None:
                     spent = max(spent, units / dial.rate)
         self._per_call_s += 0.1 * (spent - self._per_call_s)
+
+    def rates(self) -> dict[tuple[str, str], float]:
+        """Units per second of each scope's limits, by the last answer."""
+        return {
+            (scope, name): dial.rate * reading.pace
+            for scope, reading in zip(self.scopes, self._readings or (), strict=False)
+            for name, dial in reading.dials.items()
+        }
 
     def lease_s(self) -> float:
         """How long what is in flight is held without renewal, by the last answer."""
@@ -183,7 +208,7 @@ class Line:
             for dial in reading.dials.values()
             if dial.kind is Kind.IN_FLIGHT
         ]
-        return min(periods, default=TICK_S)
+        return min(periods, default=LONGEST_LEASE_S)
 
     def hear(self, scope: str, reading: ClockReading | None) -> None:
         """Take the clock of an answer about one scope of the chain."""
@@ -200,7 +225,9 @@ class Line:
         if last is not None:
             same = all(old.born == new.born for old, new in zip(last, readings, strict=True))
             if same and any(new.now < old.now for old, new in zip(last, readings, strict=True)):
-                return  # answers of two connections may overtake each other
+                # answers of two connections may overtake each other; one that is behind is no reason to ask at once
+                self._read_at, self._soonest = self._clock.time(), TICK_S
+                return
             watched = same and readings[0].now - last[0].now < WATCHED_S
         self._readings = readings
         self._read_at = self._clock.time()
@@ -255,7 +282,11 @@ class Line:
             if batch:
                 self._flight = batch
                 self._last_size = len(batch)
-                self._store.book(self.scopes, [ask for ask, _ in batch], self._landed)
+                try:
+                    self._store.book(self.scopes, [ask for ask, _ in batch], self._landed)
+                except Exception as error:  # noqa: BLE001 - what cannot be asked must not keep others waiting
+                    self._flight = None
+                    self._refuse(batch, error)
         self._leaving = False
 
     def _landed(self, found: Bookings | StoreLost | None) -> None:
@@ -273,18 +304,21 @@ class Line:
     def _deliver(self, batch: list[tuple[Ask, asyncio.Future[Booking]]], found: Bookings | StoreLost | None) -> None:
         if isinstance(found, Bookings):
             self.refresh(found.readings)
-            if found.bookings and found.bookings[-1].outcome is Outcome.TAKEN:
-                self._learn(found.bookings[-1], found.readings)
             for (ask, answer), booking in zip(batch, found.bookings, strict=True):
                 if not answer.done():
                     answer.set_result(booking)
                 else:
                     self._drop(booking, ask)
+            if found.bookings and found.bookings[-1].outcome is Outcome.TAKEN:
+                self.learn(found.bookings[-1].parts)
             return
-        fault = found or StoreLost(f"{self.scopes[0]}: the store forgets its configuration")
+        self._refuse(batch, found or StoreLost(f"{self.scopes[0]}: the store forgets its configuration"))
+
+    @staticmethod
+    def _refuse(batch: list[tuple[Ask, asyncio.Future[Booking]]], error: Exception) -> None:
         for _, answer in batch:
             if not answer.done():
-                answer.set_exception(fault)
+                answer.set_exception(error)
 
     async def _seed_and_book(self, batch: list[tuple[Ask, asyncio.Future[Booking]]]) -> None:
         try:
@@ -292,9 +326,7 @@ class Line:
             found = await reserve(self._store, self.scopes, [ask for ask, _ in batch])
             self._deliver(batch, found)
         except Exception as error:  # noqa: BLE001 - every asker is told
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(error)
+            self._refuse(batch, error)
         finally:
             self._flight = self._seeding = None
             if self._asks:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
+from types import MappingProxyType
 from uuid import uuid4
 
 from aiolimiter import AsyncLimiter
@@ -30,6 +31,9 @@ UNHINTED_S = 5.0
 """How long a rejected process keeps away from a provider that gave no hint."""
 PRESENT_S = 30.0
 """A process that has not been seen for so long is gone."""
+PACES = 4096
+"""So many limits are remembered whose share is not being used: each tenant may have some."""
+_UNHEARD: Mapping[tuple[str, str], float] = MappingProxyType({})
 
 
 class Posture(StrEnum):
@@ -57,26 +61,31 @@ class Shares:
         self._safety = safety
         self._clock = clock
         self._live: dict[str, int] = {}
-        self._paces: dict[tuple[str, str], AsyncLimiter] = {}
+        self._paces: dict[tuple[str, str], _Pace] = {}
         self._closed_until: dict[str, float] = {}
 
     def alive(self, scope: str, processes: int) -> None:
         """Take note of how many processes use a scope."""
-        if self._live.get(scope) != processes:
-            self._live[scope] = max(1, processes)
-            self._paces = {key: pace for key, pace in self._paces.items() if key[0] != scope}
+        self._live[scope] = max(1, processes)
 
     def cool_down(self, scope: str, seconds: float) -> None:
         """The provider has rejected a call of this process."""
         self._closed_until[scope] = max(self._closed_until.get(scope, 0.0), self._clock() + seconds)
 
-    async def acquire(self, chain: Mapping[str, Quota], cost: Cost, max_wait: timedelta) -> None:
+    async def acquire(
+        self,
+        chain: Mapping[str, Quota],
+        cost: Cost,
+        max_wait: timedelta,
+        rates: Mapping[tuple[str, str], float] = _UNHEARD,
+    ) -> None:
         """Wait until the local share of every scope grants the cost.
 
         Args:
             chain: quotas of the scope and of those around it, innermost first.
             cost: units by what is counted.
             max_wait: at most so long.
+        rates: units per second by scope and limit, as the store last told; else those of the quotas count.
 
         Raises:
             Denied: it would take longer; what was taken until then is lost, which is safe.
@@ -87,24 +96,48 @@ class Shares:
             raise Denied(upwards(closed), scope, "cooldown")
         try:
             async with asyncio.timeout(min(max_wait.total_seconds(), 1e6)):
-                await asyncio.sleep(max(0.0, closed))
+                if closed > 0:
+                    await asyncio.sleep(closed)
+                # whoever uses a tenant's share uses the scopes around it
+                live = max(self._live.get(one, 1) for one in chain)
                 for one, quota in chain.items():
                     for name in quota.limits:
                         units = cost.get(name, cost.get(unit_of(name), 0.0))
                         if units > 0 and quota.limits[name].kind is not Kind.IN_FLIGHT:
-                            await self._take(one, name, quota, units)
+                            rate = rates.get((one, name), quota.rate(name)) * self._safety / live
+                            await self._take((one, name), rate, units)
         except TimeoutError:
             raise Denied(timedelta(seconds=PROBE_S), scope, "outage") from None
 
-    async def _take(self, scope: str, name: str, quota: Quota, units: float) -> None:
-        pace = self._paces.get((scope, name))
-        if pace is None:
-            rate = quota.rate(name) * self._safety / self._live.get(scope, 1)
-            # at most a second's worth at once: nobody knows what was spent just before
-            pace = self._paces[scope, name] = AsyncLimiter(rate, 1.0)
-        whole = math.ceil(units / pace.max_rate)
-        for _ in range(whole):
-            await pace.acquire(units / whole)
+    async def _take(self, limit: tuple[str, str], rate: float, units: float) -> None:
+        pace = self._paces.get(limit)
+        if pace is None or pace.bucket.max_rate != rate:
+            if len(self._paces) >= PACES:
+                self._paces = {key: kept for key, kept in self._paces.items() if not kept.idle}
+            pace = self._paces[limit] = _Pace(rate)
+        await pace.take(units)
+
+
+class _Pace:
+    """The share of one limit."""
+
+    def __init__(self, rate: float) -> None:
+        # at most a second's worth at once: nobody knows what was spent just before
+        self.bucket = AsyncLimiter(rate, 1.0)
+        self._turn = asyncio.Lock()
+
+    @property
+    def idle(self) -> bool:
+        """A new one would grant the same."""
+        return not self._turn.locked() and self.bucket.has_capacity(self.bucket.max_rate)
+
+    async def take(self, units: float) -> None:
+        """Wait for the units."""
+        whole = math.ceil(units / self.bucket.max_rate)
+        # one after the other: of many who take bit by bit at once none would be done in time
+        async with self._turn:
+            for _ in range(whole):
+                await self.bucket.acquire(units / whole)
 
 
 class Outage:
@@ -129,7 +162,9 @@ class Outage:
         """The store does not answer."""
         self._until = time.monotonic() + PROBE_S
 
-    async def grant(self, chain: Mapping[str, Quota], cost: Cost, max_wait: timedelta) -> None:
+    async def grant(
+        self, chain: Mapping[str, Quota], cost: Cost, max_wait: timedelta, rates: Mapping[tuple[str, str], float]
+    ) -> None:
         """Wait for the local share; see `Shares.acquire`.
 
         Raises:
@@ -138,7 +173,7 @@ class Outage:
         """
         if not chain:
             raise StoreLost("the store does not answer, and without it nobody knows the quota")
-        await self.shares.acquire(chain, cost, max_wait)
+        await self.shares.acquire(chain, cost, max_wait, rates)
 
     def uses(self, chain: Sequence[str], store: Store) -> None:
         """This process uses the scopes: others count it, and it counts them."""

@@ -120,6 +120,10 @@ def ask_for(cost: Cost, max_wait: timedelta, key: str | None, asker: str, *, hol
     """
     if "\n" in asker:
         raise BadCost(f"asker {asker!r}: must be one line")
+    for name in (asker, key or "", *cost):
+        # lone surrogates; found here they refuse one ask, and not all that travel with it
+        if not name.isascii() and name.encode(errors="replace") != name.encode(errors="surrogatepass"):
+            raise BadCost(f"{name!r}: is not text that can be written down")
     longest = min(max(0.0, max_wait.total_seconds()), _LONGEST_S)
     return Ask(cost=check_cost(cost), max_wait=longest, hold=hold, key=key, asker=asker)
 

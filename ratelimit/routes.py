@@ -6,7 +6,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ReadOnlyError
 
@@ -173,7 +175,7 @@ def _node(host: str, port: int) -> tuple[str, int]:
     if not colon:
         return host, port
     if not (name and given.isdigit()):
-        raise ValueError(f"{host!r} is not host:port")
+        raise ValueError("a host is not of the form host:port; a password with / or @ in it must be percent-encoded")
     return name, int(given)
 
 
@@ -199,7 +201,9 @@ def _of_pool(pool: ConnectionPool) -> Connect:
 
 
 def _by_sentinel(nodes: Sequence[tuple[str, int]], master: str, options: dict[str, Any], secret: str | None) -> Connect:
-    times = {"socket_connect_timeout": SENTINEL_TIMEOUT_S, "socket_timeout": SENTINEL_TIMEOUT_S}
+    times: dict[str, Any] = {"socket_connect_timeout": SENTINEL_TIMEOUT_S, "socket_timeout": SENTINEL_TIMEOUT_S}
+    # one that does not answer is not asked again: the next one knows as much
+    times["retry"] = Retry(NoBackoff(), 0)
 
     async def connect() -> AbstractConnection:
         sentinel = Sentinel(nodes, sentinel_kwargs={**times, "password": secret})  # type: ignore[no-untyped-call]

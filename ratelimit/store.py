@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
@@ -200,7 +201,11 @@ class RedisStore:
             if reply is None:
                 answer(None)
             elif isinstance(reply, list):
-                answer(codec.bookings(scopes, reply, entries))
+                try:
+                    found: Bookings | StoreLost = codec.bookings(scopes, reply, entries)
+                except (ValueError, TypeError, LookupError, struct.error) as error:
+                    found = StoreLost(f"{self._routes.where} answers what nobody understands ({type(error).__name__})")
+                answer(found)
             elif isinstance(reply, NoScriptError):
                 self._routes.send(("EVAL", script.text, len(keys), *keys, _instant(now), *args), keys[0], answered)
             else:

@@ -5,6 +5,7 @@ It needs httpx2, which the rest of the room does without.
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from time import monotonic, time
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from ratelimit.errors import BadQuota
+from ratelimit.errors import BadQuota, StoreLost
 from ratelimit.estimates import Learnt, Used
 from ratelimit.headers import read
 from ratelimit.limiter import Limiter
@@ -67,7 +68,7 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
 
         Raises:
             Denied: it would wait longer than `max_wait`.
-            StoreLost: the store does not answer.
+            StoreLost: the store does not answer, and nothing was sent.
         """
         counted = self._limiter.counts(self._scope)
         cost = {name: units for name, units in self._cost(request).items() if name in counted}
@@ -76,19 +77,25 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
         try:
             response = await self._inner.handle_async_request(request)
         except _NOT_SENT:
-            await self._limiter.cancel(permit)
+            with suppress(StoreLost):
+                await self._limiter.cancel(permit)
             raise
         except BaseException:
-            await self._limiter.settle(permit, {})
+            with suppress(StoreLost):
+                await self._limiter.settle(permit, {})
             raise
         said = read(response.headers, self._profile.dialect, now=time())
         if response.status_code in REJECTED:
             hint = None if said.retry_after_s is None else timedelta(seconds=said.retry_after_s)
-            await self._limiter.cool_down(self._scope, retry_after=hint, permit=permit, limit=said.exhausted())
+            with suppress(StoreLost):
+                await self._limiter.cool_down(self._scope, retry_after=hint, permit=permit, limit=said.exhausted())
+                await self._limiter.settle(permit, {})
             return response
         actual = await self._actual(permit, response)
         actual = {name: units for name, units in actual.items() if name in counted}
-        await self._limiter.settle(permit, actual, said.limits, age=timedelta(seconds=monotonic() - since))
+        # without the store the estimate stands; the call itself has been answered, and must not be repeated
+        with suppress(StoreLost):
+            await self._limiter.settle(permit, actual, said.limits, age=timedelta(seconds=monotonic() - since))
         return response
 
     async def aclose(self) -> None:

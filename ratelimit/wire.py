@@ -96,6 +96,8 @@ class Wire:
             self._refuse(TimeoutError(f"no connection within {self._timeout_s:g} s"))
         except (RedisError, OSError) as error:
             self._refuse(error)
+        except Exception as error:  # noqa: BLE001 - nobody may be left waiting, whatever a library raises
+            self._refuse(ConnectionError(f"no connection: {type(error).__name__}"))
         except asyncio.CancelledError:
             self._refuse(ConnectionError("the connection is closed"))
             raise
@@ -147,9 +149,15 @@ class _Replies(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not _NOTHING:
-                self._waiting.popleft()[0](reply)
+                self._hand(self._waiting.popleft()[0], reply)
         except (hiredis.HiredisError, IndexError) as error:
             self._break(ConnectionError(f"the server does not speak the protocol: {error}"))
+
+    def _hand(self, answer: Answer, reply: Any) -> None:
+        try:
+            answer(reply)
+        except Exception as error:  # noqa: BLE001 - the calls behind it have replies of their own
+            self._loop.call_exception_handler({"message": "an answer was not taken", "exception": error})
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._break(ConnectionError(str(exc) if exc else "the server has closed the connection"))

@@ -170,6 +170,10 @@ class Admission:
             case errors.Unavailable():
                 progress.failed()
                 METRICS.provider_failures.labels(admitted.scope or "").inc()
+        if admitted.permit is not None and any(part.lease for part in admitted.permit.parts):
+            # the estimate stands, but nothing is in flight any more
+            with suppress(StoreLost):
+                await self._limiter.settle(admitted.permit, {})
         return failures.failure(error, failures=progress.failures, max_failures=max_failures, cooled=cooled)
 
     async def _close(self, admitted: Admitted, error: errors.ProviderError) -> bool:

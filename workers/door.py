@@ -46,7 +46,8 @@ class Door:
             return  # the manifest has no max_active any more
         run_id = activity.info().workflow_id or ""
         try:
-            await self._limiter.acquire(DOOR, _ONE, max_wait=timedelta(0), key=run_id, asker=_RUN, hold=True)
+            # no place is kept: the gate would stay shut behind one that nobody picks up
+            await self._limiter.acquire(DOOR, _ONE, max_wait=timedelta(0), key=run_id, asker=_RUN)
         except Denied as denied:
             raise failures.wait(
                 FailureType.QUOTA_WAIT,

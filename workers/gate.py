@@ -6,6 +6,7 @@ gate only looks, it takes nothing: what a call really costs is booked inside the
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from temporalio.worker import (
@@ -40,6 +41,7 @@ class Gate(CustomSlotSupplier):
         self._scopes = scopes
         self._horizon = horizon
         self._polling = 0
+        self._loop = asyncio.get_running_loop()
         self._wakened = asyncio.Event()
 
     async def reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit:
@@ -68,14 +70,21 @@ class Gate(CustomSlotSupplier):
     def mark_slot_used(self, ctx: SlotMarkUsedContext) -> None:
         """The poll has brought a call."""
         del ctx
-        self._polling -= 1
-        self._wakened.set()
+        self._note(True, False)
 
     def release_slot(self, ctx: SlotReleaseContext) -> None:
         """The call has ended, or the poll has brought none."""
-        if ctx.slot_info is None:
-            self._polling -= 1
-        self._free.release()
+        self._note(ctx.slot_info is None, True)
+
+    def _note(self, polled: bool, free: bool) -> None:
+        # the SDK tells it from threads of its own, and may do so after the pool has ended
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._noted, polled, free)
+
+    def _noted(self, polled: bool, free: bool) -> None:
+        self._polling -= polled
+        if free:
+            self._free.release()
         self._wakened.set()
 
     async def _pause(self) -> timedelta:

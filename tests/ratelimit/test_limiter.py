@@ -353,7 +353,21 @@ async def test_what_cannot_be_is_refused(limiter: Limiter) -> None:
         await limiter.reserve(SCOPE, {"requests": -1}, max_wait=s(0))
     with pytest.raises(BadCost):
         await limiter.cool_down(SCOPE, retry_after=s(-1))
+    for more in ({"key": "\ud800"}, {"key": "k", "asker": "a\nb"}, {"key": "k", "asker": "\udfff"}):
+        with pytest.raises(BadCost):
+            await limiter.acquire(SCOPE, ONE, max_wait=s(0), **more)
     assert await level(limiter) == 10
+
+
+async def test_what_cannot_be_asked_keeps_nobody_waiting(limiter: Limiter, store: CountingStore, monkeypatch) -> None:
+    def book(*_: object, **__: object) -> None:
+        raise UnicodeError("cannot be sent")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "book", book)
+        with pytest.raises(UnicodeError):
+            await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+    await limiter.acquire(SCOPE, ONE, max_wait=s(0))
 
 
 def test_a_denial_survives_pickling() -> None:
@@ -417,6 +431,13 @@ async def test_a_tenants_share_is_made_when_it_first_asks_and_starts_full(nested
     await nested.acquire("openai/sim/other", {"requests": 2}, max_wait=s(0))
     await nested.settle(permit, {"requests": 1})
     assert (await nested.inspect(ORG)).limits["requests"].level == 97
+
+
+async def test_what_tenants_spend_is_known_where_the_gate_looks(nested: Limiter) -> None:
+    await nested.clock(SCOPE)
+    for tenant in ("a", "b", "c"):
+        await nested.acquire(f"{SCOPE}/{tenant}", ONE, max_wait=s(0))
+    assert (await nested.ahead(SCOPE)).per_call > s(0)
 
 
 async def test_a_template_that_was_changed_live_holds_for_tenants_that_come_later(nested: Limiter) -> None:
@@ -548,3 +569,18 @@ async def test_a_place_outlives_a_limit_that_the_quota_has_lost(limiter: Limiter
     again = await limiter.reserve(SCOPE, ONE, max_wait=s(9), key="k", asker="1")
     assert isinstance(again, Place)
     assert isinstance(await limiter.reserve(SCOPE, ONE, max_wait=s(9)), Place)
+
+
+async def test_a_short_lease_is_renewed_in_time_beside_a_long_one(store: CountingStore, clock: JumpingClock) -> None:
+    def flight(scope: str, lease: float) -> Quota:
+        limit = Limit(capacity=2, period=s(lease), kind=Kind.IN_FLIGHT)
+        return Quota(scope=scope, limits={"in_flight": limit})
+
+    quotas = {scope: flight(scope, lease) for scope, lease in (("a/long", 60), ("a/short", 2))}
+    async with Limiter(store, quotas, clock=clock) as limiter:
+        for quota in quotas.values():
+            await limiter.configure(quota, full=True)
+        permits = [await limiter.acquire(scope, ONE, max_wait=s(0)) for scope in quotas]
+        await clock.reach(1010)
+        assert (await limiter.inspect("a/short")).limits["in_flight"].level == 1
+        assert len(permits) == 2

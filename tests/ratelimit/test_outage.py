@@ -133,6 +133,32 @@ async def test_a_rejection_meanwhile_keeps_the_process_away(limiter: Limiter, st
     assert (await limiter.ahead(SCOPE)).wait == s(0)
 
 
+async def test_what_was_closed_stays_closed(limiter: Limiter, store: Away) -> None:
+    await limiter.acquire(SCOPE, ONE, max_wait=s(1))
+    await limiter.close(SCOPE)
+    store.away = True
+    with pytest.raises(Denied, match="frozen"):
+        await limiter.acquire(SCOPE, ONE, max_wait=s(10))
+
+
+async def test_of_many_large_calls_some_are_granted(limiter: Limiter, store: Away) -> None:
+    store.away = True
+    large = (limiter.acquire(SCOPE, {"requests": 60}, max_wait=s(3)) for _ in range(6))
+    found = await asyncio.gather(*large, return_exceptions=True)
+    assert sum(isinstance(one, Denied) for one in found) < 6
+    assert sum(not isinstance(one, Exception) for one in found) >= 2
+
+
+async def test_a_quota_that_was_set_live_counts(limiter: Limiter, store: Away) -> None:
+    await store.configure(Quota(scope=SCOPE, limits={"requests": Limit(capacity=60)}), full=False, seed=False)
+    await limiter.clock(SCOPE)
+    store.away = True
+    # half of one a second, and not of sixty
+    await limiter.acquire(SCOPE, {"requests": 0.5}, max_wait=s(0))
+    with pytest.raises(Denied):
+        await limiter.acquire(SCOPE, {"requests": 0.5}, max_wait=s(0))
+
+
 async def test_a_scope_that_nobody_configured_has_no_share(limiter: Limiter, store: Away) -> None:
     store.away = True
     with pytest.raises(StoreLost, match="nobody knows the quota"):

@@ -302,7 +302,7 @@ async def test_tls_and_a_user_with_few_rights(guarded: str) -> None:
         ("redis+other://localhost", "must begin with redis://"),
         ("redis+cluster://localhost/3", "a Cluster has no databases"),
         ("redis+sentinel://localhost:26379", "name the master"),
-        ("redis+cluster://local:host:x", "is not host:port"),
+        ("redis+cluster://local:host:x", "is not of the form host:port"),
     ],
 )
 def test_other_urls_are_refused(url: str, said: str) -> None:

@@ -57,6 +57,25 @@ async def test_an_error_reaches_only_its_caller(wire):
     assert isinstance(bad, ResponseError)
 
 
+async def test_an_answer_that_is_not_taken_disturbs_nobody(wire):
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    await call(wire, "PING")
+    wire.send(("PING",), lambda _: 1 / 0)
+    assert await call(wire, "PING") == b"PONG"
+    assert [type(error) for error in told] == [ZeroDivisionError]
+
+
+async def test_whatever_keeps_the_connection_from_being_made_is_told():
+    async def connect():
+        raise UnicodeError("a library's")
+
+    wire = Wire(connect, 0.3)
+    with pytest.raises(ConnectionError, match="no connection: UnicodeError"):
+        await call(wire, "PING")
+    await wire.aclose()
+
+
 async def test_a_connection_that_the_server_closed_is_made_anew(wire, valkey):
     number = await call(wire, "CLIENT", "ID")
     other = RedisStore.from_url(valkey)

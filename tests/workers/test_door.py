@@ -78,6 +78,7 @@ async def test_without_max_active_the_door_is_open() -> None:
 
 async def test_runs_pass_the_door_and_leave_by_it(temporal: Client, limiter: Limiter) -> None:
     queue, door, inside, most = f"q-{uuid4().hex}", Door(limiter), set(), 0
+    models = f"{queue}-llm"
 
     @activity.defn(name=DOOR_ENTER)
     async def enter() -> None:
@@ -96,20 +97,26 @@ async def test_runs_pass_the_door_and_leave_by_it(temporal: Client, limiter: Lim
         assert activity.info().workflow_id in inside
         return says("done")
 
-    pool = Pool(
+    gate = Gate(8, limiter, [DOOR], timedelta(0))
+    entrance = Pool(
         name="agents",
         task_queue=queue,
         slots=8,
         drain=timedelta(seconds=1),
         workflows=[AgentWorkflow],
-        activities=[enter, leave, chat],
-        gate=Gate(8, limiter, [], timedelta(0)),
+        activities=[enter, leave],
+        gate=gate,
     )
-    async with worker(temporal, pool, on_fatal=lambda _: None):
+    # behind the gate of the door those who are inside would wait for each other
+    thinking = Pool(name="llm", task_queue=models, slots=8, drain=timedelta(seconds=1), activities=[chat])
+    async with (
+        worker(temporal, entrance, on_fatal=lambda _: None),
+        worker(temporal, thinking, on_fatal=lambda _: None),
+    ):
         runs = [
             await temporal.start_workflow(
                 names.AGENT_WORKFLOW,
-                replace(run_input(queue), door=True),
+                replace(run_input(models), door=True),
                 id=f"run-{uuid4().hex}",
                 task_queue=queue,
                 result_type=RunResult,
