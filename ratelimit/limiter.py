@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from ratelimit import events
 from ratelimit.arithmetic import unit_of
 from ratelimit.clock import Clock, MonotonicClock
+from ratelimit.credit import Credits
 from ratelimit.errors import CostTooLarge, Denied, StoreLost, UnknownLimit
 from ratelimit.headers import Observed
 from ratelimit.leases import Leases
@@ -72,6 +73,7 @@ class Limiter(Listener):
         observer: Callable[[events.Event], None] | None = None,
         posture: Posture = Posture.PAUSE,
         safety: float = 0.5,
+        credit_window: int = 0,
         clock: Clock | None = None,
     ) -> None:
         """Args:
@@ -80,16 +82,20 @@ class Limiter(Listener):
         observer: told of everything that happens; must not block or raise.
         posture: what happens while the store does not answer.
         safety: share (0-1) of the quotas that all processes together use meanwhile, with the posture `degrade`.
+        credit_window: places booked ahead for calls without a key that all cost the same (see `ratelimit.credit`).
         clock: local time, for tests.
 
         Raises:
-            BadQuota: the quotas contradict each other.
+            BadQuota: the quotas contradict each other, or a number is out of bounds.
         """
         super().__init__(store, quotas, observer)
         self._clock = clock or MonotonicClock()
         self._permits = Permits()
         self._leases = Leases(store, self._clock, self._chains.of)
         self._outage = Outage(Shares(safety)) if posture is Posture.DEGRADE else None
+        self._credits = Credits(
+            self._clock, credit_window, self._line, lambda *booked: self._give_back(self._permits.place(*booked))
+        )
         self._returns: set[asyncio.Task[None]] = set()
         self._owns_store = False
 
@@ -120,6 +126,7 @@ class Limiter(Listener):
 
     async def aclose(self) -> None:
         """End the background tasks; whoever still waits gets `StoreLost`."""
+        await self._credits.aclose()
         lines, self._lines = self._lines, {}
         for line in lines.values():
             await line.aclose()
@@ -192,6 +199,10 @@ class Limiter(Listener):
             StoreLost: the store does not answer.
         """
         ask = self._permits.plain(cost, max_wait) if key is None else ask_for(cost, max_wait, key, asker, hold=hold)
+        booking = self._credits.take(scope, ask)
+        if booking is not None:
+            self._tell_granted(self._line(scope), 0.0)
+            return self._permits.bound(scope, booking, ask, 0.0)
         if self._outage is None:
             return await self._acquire(scope, ask)
         began = self._clock.time()
@@ -214,6 +225,14 @@ class Limiter(Listener):
         key, asker, hold, cost = ask.key, ask.asker, ask.hold, ask.cost
         deadline: float | None = None
         line = self._line(scope)
+        credit = self._credits.of(scope, ask)
+        if credit is not None:
+            booking, waited = await credit.wait(self._clock.time() + ask.max_wait)
+            self._note(line, booking, ask)
+            if booking.outcome is not Outcome.TAKEN:
+                raise Denied(upwards(booking.wait), scope, booking.limit)
+            self._tell_granted(line, waited)
+            return self._permits.bound(scope, booking, ask, waited)
         first_at: float | None = None
         while True:
             booking = await self._book(scope, ask)
@@ -222,7 +241,7 @@ class Limiter(Listener):
             if booking.wait == 0 and booking.origin is Origin.BOOKED and first_at is None:
                 # due at once, by the very answer that has just come
                 self._tell_granted(line, 0.0)
-                return self._held(self._permits.at_once(scope, booking, ask))
+                return self._held(self._permits.bound(scope, booking, ask, 0.0))
             if deadline is None:
                 deadline = self._clock.time() + ask.max_wait
             first_at = booking.first_at if first_at is None else min(first_at, booking.first_at)
@@ -329,12 +348,22 @@ class Limiter(Listener):
         except asyncio.CancelledError:
             line.left(ask, answer)
             raise
-        if booking.outcome is Outcome.TAKEN:
-            if line.label != scope:
-                # a gate looks at the scope that the provider counts by
-                self._line(line.label).learn(booking.parts[line.scopes.index(line.label) :])
-            if self._observer is None:
-                return booking
+        if booking.outcome is Outcome.TAKEN and line.label != scope:
+            # a gate looks at the scope that the provider counts by
+            self._line(line.label).learn(booking.parts[line.scopes.index(line.label) :])
+        self._note(line, booking, ask)
+        return booking
+
+    def _note(self, line: Line, booking: Booking, ask: Ask) -> None:
+        """Tell of a booking.
+
+        Raises:
+            UnknownLimit: the cost names a limit that the quota does not have.
+            CostTooLarge: no amount of waiting would help.
+        """
+        scope = line.scopes[0]
+        if booking.outcome is Outcome.TAKEN and self._observer is None:
+            return
         match booking.outcome:
             case Outcome.UNKNOWN:
                 raise UnknownLimit(f"{scope}: no limit of the quota counts {booking.limit!r}")
@@ -348,7 +377,6 @@ class Limiter(Listener):
             case Outcome.HELD | Outcome.DENIED:
                 held = booking.outcome is Outcome.HELD
                 self._tell(events.Denied(scope=line.label, limit=booking.limit, retry_after_s=booking.wait, held=held))
-        return booking
 
     def _too_large(self, scope: str, limit: str) -> str:
         name, _, outer = limit.partition("@")

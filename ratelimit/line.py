@@ -85,8 +85,10 @@ class Line:
         self._seed = seed
         self._give_back = give_back
         self._patient = patient
-        self._readings: Readings | None = None
-        self._read_at = 0.0
+        self.readings: Readings | None = None
+        """The clocks by the last answer."""
+        self.read_at = 0.0
+        """When that came, by the local clock."""
         self._soonest = TICK_S
         self._per_call_s = 0.0
         self._asks: list[tuple[Ask, asyncio.Future[Booking]]] = []
@@ -126,8 +128,8 @@ class Line:
     async def wait(self, booking: Booking, deadline: float) -> Verdict:
         """Wait for an answer of the store by which the place may start, or never will in time."""
         waiter = _Waiter(booking, deadline, asyncio.get_running_loop().create_future())
-        if self._readings is not None:
-            self._judge(waiter, self._readings, watched=True)
+        if self.readings is not None:
+            self._judge(waiter, self.readings, watched=True)
         if not waiter.verdict.done():
             self._waiters.append(waiter)
             self._woken.set()
@@ -140,9 +142,38 @@ class Line:
                 self._waiters.remove(waiter)
                 self._woken.set()
 
+    async def read(self) -> Readings:
+        """Ask the store for the clocks.
+
+        Raises:
+            UnknownScope: nobody configured the scope.
+            StoreLost: the store does not answer.
+        """
+        readings = await self._store.clock(self.scopes)
+        if readings is None:
+            await self._seed()
+            readings = await self._store.clock(self.scopes)
+        if readings is None:
+            raise StoreLost(f"{self.scopes[0]}: the store forgets its configuration")
+        self.refresh(readings)
+        return readings
+
+    async def book(self, asks: Sequence[Ask]) -> Sequence[Booking]:
+        """Reserve in one call, on behalf of nobody in particular. Raises as `read`."""
+        found = await reserve(self._store, self.scopes, asks)
+        if found is None:
+            await self._seed()
+            found = await reserve(self._store, self.scopes, asks)
+        if found is None:
+            raise StoreLost(f"{self.scopes[0]}: the store forgets its configuration")
+        self.refresh(found.readings)
+        if found.bookings[0].outcome is Outcome.TAKEN:
+            self.learn(found.bookings[0].parts)
+        return found.bookings
+
     def dials(self, i: int = 0) -> Mapping[str, Dial]:
         """The clocks of one scope's limits by the last answer; empty before the first."""
-        return self._readings[i].dials if self._readings is not None else {}
+        return self.readings[i].dials if self.readings is not None else {}
 
     @property
     def idle(self) -> bool:
@@ -151,8 +182,8 @@ class Line:
 
     def closed_s(self) -> tuple[float, str]:
         """For how long the chain is closed by the last answer, however old, and by what."""
-        readings = self._readings or ()
-        since = self._clock.time() - self._read_at
+        readings = self.readings or ()
+        since = self._clock.time() - self.read_at
         longest, cause = 0.0, "cooldown"
         for reading in readings:
             left = reading.closed_for - since
@@ -162,7 +193,7 @@ class Line:
 
     def ahead_s(self, fresh_s: float) -> float | None:
         """Seconds until a call that asks now may start, by an answer at most `fresh_s` old; None without one."""
-        if self._readings is None or self._clock.time() - self._read_at > fresh_s:
+        if self.readings is None or self._clock.time() - self.read_at > fresh_s:
             return None
         owed = [
             # what is in flight is counted in whole calls
@@ -171,9 +202,9 @@ class Line:
                 for name, dial in reading.dials.items()
                 if not dial.shadow
             }
-            for reading in self._readings
+            for reading in self.readings
         ]
-        return wait_of(self.scopes, self._readings, owed)[0]
+        return wait_of(self.scopes, self.readings, owed)[0]
 
     @property
     def per_call_s(self) -> float:
@@ -182,10 +213,10 @@ class Line:
 
     def learn(self, parts: Sequence[Part]) -> None:
         """Take note of what a call is charged, in each scope of the chain."""
-        if self._readings is None:
+        if self.readings is None:
             return
         spent = 0.0
-        for part, reading in zip(parts, self._readings, strict=True):
+        for part, reading in zip(parts, self.readings, strict=True):
             for name, units in part.cost.items():
                 dial = reading.dials.get(name)  # the quota may have lost the limit since
                 if dial is not None:
@@ -196,7 +227,7 @@ class Line:
         """Units per second of each scope's limits, by the last answer."""
         return {
             (scope, name): dial.rate * reading.pace
-            for scope, reading in zip(self.scopes, self._readings or (), strict=False)
+            for scope, reading in zip(self.scopes, self.readings or (), strict=False)
             for name, dial in reading.dials.items()
         }
 
@@ -204,7 +235,7 @@ class Line:
         """How long what is in flight is held without renewal, by the last answer."""
         periods = [
             dial.period
-            for reading in self._readings or ()
+            for reading in self.readings or ()
             for dial in reading.dials.values()
             if dial.kind is Kind.IN_FLIGHT
         ]
@@ -212,25 +243,25 @@ class Line:
 
     def hear(self, scope: str, reading: ClockReading | None) -> None:
         """Take the clock of an answer about one scope of the chain."""
-        if reading is not None and self._readings is not None and scope in self.scopes:
+        if reading is not None and self.readings is not None and scope in self.scopes:
             i = self.scopes.index(scope)
-            self.refresh((*self._readings[:i], reading, *self._readings[i + 1 :]))
+            self.refresh((*self.readings[:i], reading, *self.readings[i + 1 :]))
 
     def refresh(self, readings: Readings | None) -> None:
         """Take the clocks of any answer, and call up those who are due."""
         if readings is None:
             return
-        last = self._readings
+        last = self.readings
         watched = False
         if last is not None:
             same = all(old.born == new.born for old, new in zip(last, readings, strict=True))
             if same and any(new.now < old.now for old, new in zip(last, readings, strict=True)):
                 # answers of two connections may overtake each other; one that is behind is no reason to ask at once
-                self._read_at, self._soonest = self._clock.time(), TICK_S
+                self.read_at, self._soonest = self._clock.time(), TICK_S
                 return
             watched = same and readings[0].now - last[0].now < WATCHED_S
-        self._readings = readings
-        self._read_at = self._clock.time()
+        self.readings = readings
+        self.read_at = self._clock.time()
         self._soonest = TICK_S
         for waiter in self._waiters:
             self._judge(waiter, readings, watched)
@@ -361,14 +392,11 @@ class Line:
                 self._depart()
 
     def _next_look(self) -> float:
-        return self._read_at + max(SHORTEST_S, self._soonest)
+        return self.read_at + max(SHORTEST_S, self._soonest)
 
     async def _look(self) -> None:
         try:
-            readings = await self._store.clock(self.scopes)
-            if readings is None:
-                await self._seed()
-                readings = await self._store.clock(self.scopes)
+            await self.read()
         except StoreLost as lost:
             # places outlive a short outage; those whose time is up are told
             now = self._clock.time()
@@ -377,5 +405,3 @@ class Line:
                     waiter.verdict.set_exception(StoreLost(str(lost)))
             self._waiters = [w for w in self._waiters if not w.verdict.done()]
             await self._clock.wait(asyncio.Event(), TICK_S)
-            return
-        self.refresh(readings)

@@ -142,14 +142,7 @@ class Listener(Desk, ABC):
             StoreLost: the store does not answer.
         """
         line = self._line(scope)
-        readings = await self._store.clock(line.scopes)
-        if readings is None:
-            await self._seed(line.scopes)
-            readings = await self._store.clock(line.scopes)
-        if readings is None:
-            raise StoreLost(f"{scope}: the store forgets its configuration")
-        line.refresh(readings)
-        return readings[0]
+        return (await line.read())[0]
 
     async def ahead(self, scope: str) -> Ahead:
         """How long a call that asks now would wait, by an answer of the last quarter second.

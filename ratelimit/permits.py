@@ -53,10 +53,19 @@ class Permits:
             wait=upwards(booking.wait),
         )
 
-    def at_once(self, scope: str, booking: Booking, ask: Ask) -> Permit:
-        """The permit of a booking that is due by the very answer that brought it."""
-        booked = (booking.generation, booking.booked_at, booking.parts)
-        return Permit(scope, ask.cost, self._id(booking, ask), ask.key, ask.asker, *booked, _AT_ONCE)
+    def bound(self, scope: str, booking: Booking, ask: Ask, waited: float) -> Permit:
+        """The permit of a booking that is due now, `waited` seconds after it was asked for."""
+        return Permit(
+            scope,
+            ask.cost,
+            self._id(booking, ask),
+            ask.key,
+            ask.asker,
+            booking.generation,
+            booking.booked_at,
+            booking.parts,
+            timedelta(seconds=waited) if waited else _AT_ONCE,
+        )
 
     def local(self, scope: str, ask: Ask, waited: timedelta) -> Permit:
         """A permit that the store knows nothing of."""
