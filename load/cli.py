@@ -92,9 +92,15 @@ def dev(
 
 def bench_limiter(
     quick: Annotated[bool, typer.Option("--quick", help="Shorter: under three minutes, noisier.")] = False,
+    peers: Annotated[
+        bool, typer.Option(help="Measure other limiters too, in an environment that the first run makes for them.")
+    ] = True,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw the figures into this .svg or .png file. Needs the peers.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure the limiter against redis-py's own floor and an independent provider.
+    """Measure the limiter against redis-py's own floor, other limiters and an independent provider.
 
     The exit code is 0 only if every figure is within its bound.
     """
@@ -103,12 +109,19 @@ def bench_limiter(
     from fleet.cli import output
     from load.bench import limiter
 
-    report = asyncio.run(limiter.run(quick=quick))
+    if picture is not None and (picture.suffix not in (".svg", ".png") or not picture.parent.is_dir() or not peers):
+        output.problem(f"--picture {picture}: must be an .svg or .png file in a folder that exists, and needs --peers")
+        raise typer.Exit(2)
+    report = asyncio.run(
+        limiter.run(quick=quick, peers=peers, picture=picture, say=lambda line: typer.echo(line, err=True))
+    )
     if json:
         output.document({"checks": report.checks, "rows": report.rows})
     else:
-        for row in report.rows:
-            typer.echo("  ".join(f"{key} {value}" for key, value in row.items()))
+        for title, heads, lines in report.tables():
+            typer.echo(f"\n{title}")
+            output.table(heads, lines, empty="")
+        typer.echo("")
         rows = [("ok" if c.ok else "MISSED", c.name, f"{c.value:g}", c.target) for c in report.checks]
         output.table(("", "CHECK", "VALUE", "TARGET"), rows, empty="")
     raise typer.Exit(0 if all(check.ok for check in report.checks) else 1)

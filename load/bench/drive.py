@@ -1,89 +1,48 @@
-"""One process of a benchmark: `python -m load.bench.drive '{"what": …}'` prints what it measured as one JSON line.
-
-The contenders are `ours` (the limiter) and `raw` (redis-py's pool calling a minimal one-limit bucket with `EVALSHA`).
-"""
+"""One process of a benchmark: `python -m load.bench.drive '{"what": …}'` prints what it measured as one JSON line."""
 
 import asyncio
 import json
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx2
 
-from ratelimit.limiter import Limiter
-from ratelimit.quota import Limit, Quota
-from ratelimit.store import RedisStore
+from load.bench.wanted import Acquire, Wanted
 
-SCOPE = "openai/bench"
-NAMES = ("requests", "tokens", "input_tokens", "output_tokens")
 WARM_UP_S = 0.3
-LONGEST_WAIT = timedelta(minutes=5)
-PLENTY = 1e14
+GRACE_S = 0.2
 
-RAW = """
-local s = redis.call('HMGET', KEYS[1], 'level', 'at')
-local t = redis.call('TIME')
-local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
-local level, at = tonumber(s[1]) or 1e12, tonumber(s[2]) or now
-level = math.min(1e12, level + (now - at) * 1e9)
-if level < 1 then
-  return 0
-end
-redis.call('HSET', KEYS[1], 'level', string.format('%.17g', level - 1), 'at', string.format('%.17g', now))
-return 1
-"""
-
-Acquire = Callable[[], Awaitable[Any]]
+Contend = Callable[[str, Wanted], AbstractAsyncContextManager[Acquire]]
 
 
-def quota(limits: int, rate: float, burst: float | None, headroom: float, burst_headroom: float) -> Quota:
-    """A quota of equal limits of `rate` units a second."""
-    one = Limit(capacity=rate, period=timedelta(seconds=1), burst=burst)
-    return Quota(
-        # a trial finds its own quota in the store, not that of the one before
-        scope=f"{SCOPE}-{limits}-{rate:.0f}-{headroom:.2f}",
-        limits=dict.fromkeys(NAMES[:limits], one),
-        headroom=headroom,
-        burst_headroom=burst_headroom,
-    )
+def contender(name: str) -> Contend:
+    """Where each is found; nothing of the others is imported."""
+    if name in ("ours", "raw", "none"):
+        from load.bench.contenders import CONTENDERS
 
+        return CONTENDERS[name]
+    from load.bench.peers import PEERS
 
-@asynccontextmanager
-async def ours(url: str, wanted: Quota, window: int = 0) -> AsyncIterator[Acquire]:
-    """The limiter."""
-    store = RedisStore.from_url(url)
-    async with Limiter(store, {wanted.scope: wanted}, credit_window=window) as limiter:
-        await limiter.seed(wanted)
-        cost = dict.fromkeys(wanted.limits, 1.0)
-        yield lambda: limiter.acquire(wanted.scope, cost, max_wait=LONGEST_WAIT)
-    await store.aclose()
-
-
-@asynccontextmanager
-async def raw(url: str, wanted: Quota) -> AsyncIterator[Acquire]:
-    """redis-py's pool and a minimal script."""
-    from load.bench.raw import pool
-
-    del wanted
-    async with pool(url) as redis:
-        sha = await redis.script_load(RAW)
-        yield lambda: redis.evalsha(sha, 1, "bench-raw")
+    return PEERS[name]
 
 
 async def speed(asked: dict[str, Any]) -> dict[str, Any]:
     """Acquires per second while permits are plentiful."""
-    wanted = quota(asked["limits"], PLENTY, None, 1.0, 1.0)
-    async with CONTENDERS[asked["contender"]](asked["url"], wanted) as acquire:
-        await _loop(acquire, asked["tasks"], WARM_UP_S)
+    async with contender(asked["contender"])(asked["url"], Wanted(**asked["wanted"])) as acquire:
+        warm, _, _ = await _loop(acquire, asked["tasks"], WARM_UP_S)
         cpu = time.process_time()
         done, took, waits = await _loop(acquire, asked["tasks"], asked["seconds"])
         cpu = time.process_time() - cpu
-    return {"rate": done / took, "p50_us": statistics.median(waits) * 1e6, "cpu_us": cpu / done * 1e6}
+    return {
+        "rate": done / took,
+        "p50_us": statistics.median(waits) * 1e6,
+        "cpu_us": cpu / done * 1e6,
+        "acquires": warm + done,
+    }
 
 
 async def _loop(acquire: Acquire, tasks: int, seconds: float) -> tuple[int, float, list[float]]:
@@ -105,37 +64,102 @@ async def _loop(acquire: Acquire, tasks: int, seconds: float) -> tuple[int, floa
 
 
 async def saturate(asked: dict[str, Any]) -> dict[str, Any]:
-    """Agents that call a provider as fast as the limiter lets them: each call's wait, outcome and end."""
-    wanted = quota(1, asked["rate"], asked["burst"], asked["headroom"], asked["burst_headroom"])
+    """Agents that call a provider as fast as the limiter lets them: each call's end, wait and status."""
     body = {"model": "bench", "messages": [{"role": "user", "content": "x"}]}
     agents: list[list[tuple[float, float, int]]] = [[] for _ in range(asked["tasks"])]
     limits = httpx2.Limits(max_connections=asked["tasks"], max_keepalive_connections=asked["tasks"])
     headers = {"authorization": "Bearer sk-bench"}
     async with (
         httpx2.AsyncClient(base_url=asked["provider"], headers=headers, limits=limits, timeout=30) as http,
-        ours(asked["url"], wanted, asked.get("window", 0)) as acquire,
+        contender(asked["contender"])(asked["url"], Wanted(**asked["wanted"])) as acquire,
     ):
         await asyncio.sleep(max(0.0, asked["begin"] - time.time()))
 
         async def one(calls: list[tuple[float, float, int]]) -> None:
+            refused = 0
             while time.time() < asked["end"]:
                 at = time.time()
                 await acquire()
                 waited = time.time() - at
                 answer = await http.post("/v1/chat/completions", json=body)
                 calls.append((time.time(), waited, answer.status_code))
+                # as the SDKs do: half a second, doubled up to eight
+                refused = refused + 1 if answer.status_code == httpx2.codes.TOO_MANY_REQUESTS else 0
+                if refused:
+                    await asyncio.sleep(min(8.0, 0.25 * 2**refused))
 
-        tasks = [asyncio.create_task(one(calls)) for calls in agents]
-        # whoever still waits at the end has waited in vain: counted by what it has until then
-        await asyncio.wait(tasks, timeout=asked["end"] - time.time() + 0.2)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return {"agents": agents, "scope": wanted.scope}
+        await _until_the_end(asked, [one(calls) for calls in agents])
+    return {"agents": agents}
 
 
-CONTENDERS = {"ours": ours, "ours, window": lambda url, wanted: ours(url, wanted, 1000), "raw": raw}
-WHATS = {"speed": speed, "saturate": saturate}
+async def mixed(asked: dict[str, Any]) -> dict[str, Any]:
+    """Calls of very different cost, estimated, then settled: when each began and what it has cost.
+
+    The provider is a pause: what it would have said is reckoned afterwards, from all calls of all processes.
+    """
+    import random
+
+    from load.bench.contenders import LONGEST_WAIT, limiter, quota
+
+    known = quota(Wanted(**asked["wanted"]))
+    dice = random.Random(asked["seed"])
+    calls: list[tuple[float, float]] = []
+    (name,) = known.limits
+    async with limiter(asked["url"], known) as found:
+        await asyncio.sleep(max(0.0, asked["begin"] - time.time()))
+
+        async def one() -> None:
+            while time.time() < asked["end"]:
+                actual = min(20_000.0, max(100.0, dice.lognormvariate(7.0, 1.0)))
+                estimate = actual * 2 ** dice.uniform(-1, 1)
+                permit = await found.acquire(known.scope, {name: estimate}, max_wait=LONGEST_WAIT)
+                calls.append((time.time(), actual))
+                await asyncio.sleep(dice.uniform(0.05, 0.5))
+                await found.settle(permit, {name: actual})
+
+        await _until_the_end(asked, [one() for _ in range(asked["tasks"])])
+    return {"calls": calls}
+
+
+async def cooled(asked: dict[str, Any]) -> dict[str, Any]:
+    """As `saturate`, with a cooldown in the middle."""
+    from load.bench.contenders import limiter, quota
+
+    known = quota(Wanted(**asked["wanted"]))
+
+    async def close() -> None:
+        from datetime import timedelta
+
+        async with limiter(asked["url"], known) as found:
+            await asyncio.sleep(max(0.0, asked["cooldown_at"] - time.time()))
+            await found.cool_down(known.scope, retry_after=timedelta(seconds=asked["cooldown_s"]), cut=False)
+
+    closing = asyncio.create_task(close()) if asked["first"] else None
+    answer = await saturate(asked)
+    if closing is not None:
+        await closing
+    return answer
+
+
+async def _until_the_end(asked: dict[str, Any], work: list[Any]) -> None:
+    tasks = [asyncio.create_task(one) for one in work]
+    # whoever still waits at the end has waited in vain: counted by what it has until then
+    done, waiting = await asyncio.wait(tasks, timeout=max(0.0, asked["end"] - time.time()) + GRACE_S)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def by_temporal(asked: dict[str, Any]) -> dict[str, Any]:
+    """As `saturate`, held back by Temporal's own limit of a task queue."""
+    from load.bench import temporal_rps
+
+    return await temporal_rps.saturate(asked)
+
+
+WHATS = {"speed": speed, "saturate": saturate, "mixed": mixed, "cooled": cooled, "temporal": by_temporal}
 
 
 def main() -> None:

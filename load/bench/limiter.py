@@ -1,155 +1,151 @@
-"""`fleet bench limiter`: how fast and how fair, against redis-py's own floor and an independent provider."""
+"""`fleet bench limiter`: how fast and how fair, against redis-py's own floor, what one can install, and a provider."""
 
 import asyncio
 import json
-import math
+import os
 import statistics
-import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from load.bench import environment, trials
+from load.bench.report import Report
+from load.bench.trials import Bench, Contender
 from load.simulators.options import Options
-from load.simulators.server import Serving, Where, running
-from ratelimit.store import RedisStore
+from load.simulators.server import Serving, running
 from workers.embedded import EmbeddedStack
 
-RATE, BURST, LATENCY_S = 100.0, 60.0, 0.1
-"""The provider of the saturation trials: permits a second, most at once, seconds an answer takes."""
-SPEEDS = ((1, 1), (1, 100), (4, 64))
+SHAPES = ((1, 1), (1, 100), (4, 64))
 """Processes and tasks of each."""
 TARGETS = {(1, 1): 1.8, (1, 100): 20.0, (4, 64): 20.0}
+EQUAL, UNEQUAL = (100, 100, 100, 100), (10, 10, 10, 370)
+PEERS = (
+    "limits, moving window",
+    "limits, sliding counter",
+    "limits, fixed minute",
+    "pyrate-limiter, log",
+    "throttled-py, token bucket",
+    "throttled-py, GCRA",
+    "self-limiters",
+    "LiteLLM's script",
+)
+PROVIDER = {
+    "openai": {"models": {"bench": {"requests": {"limit": trials.RATE, "period_s": 1, "burst": trials.BURST}}}},
+    "latency": {"base_s": trials.LATENCY_S, "per_output_token_s": 0, "jitter": 0.2},
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One figure and what it must be."""
+async def run(*, quick: bool, peers: bool, picture: Path | None = None, say: Callable[[str], None]) -> Report:
+    """Measure.
 
-    name: str
-    value: float
-    target: str
-    ok: bool
-
-
-@dataclass(slots=True)
-class Report:
-    """Everything that was measured."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-
-    def check(self, name: str, value: float, *, least: float | None = None, most: float | None = None) -> None:
-        """Note a figure and whether it is within its bound."""
-        ok = (least is None or value >= least) and (most is None or value <= most)
-        target = f">= {least:g}" if least is not None else f"<= {most:g}"
-        self.checks.append(Check(name=name, value=round(value, 4), target=target, ok=ok))
-
-
-async def run(*, quick: bool) -> Report:
-    """Measure. With `quick` each figure from one short pair, in under three minutes."""
+    Args:
+        quick: from short trials, in under three minutes; of the peers only the latency.
+        peers: install and measure them too.
+        picture: a file to draw the figures into.
+        say: is told what is being done.
+    """
     report = Report()
+    python = None
+    if peers:
+        try:
+            say("peers: in an environment of their own, installed with the first run")
+            python = await environment.interpreter()
+        except environment.NotInstalled as error:
+            say(f"peers: not measured: {error}")
     with tempfile.TemporaryDirectory(prefix="fleet-bench-") as folder:
         async with EmbeddedStack(Path(folder)) as stack:
-            url = stack.endpoints.redis
-            for processes, tasks in SPEEDS:
-                await _speed(report, url, processes, tasks, seconds=1.0 if quick else 3.0, pairs=2 if quick else 5)
-            options = {
-                "openai": {"models": {"bench": {"requests": {"limit": RATE, "period_s": 1, "burst": BURST}}}},
-                "latency": {"base_s": LATENCY_S, "per_output_token_s": 0, "jitter": 0.2},
-            }
-            for headroom in (1.0, 0.98):
-                serving = Serving(options=Options.of(options), maildir=Path(folder) / "mail" / "Maildir")
-                async with running(serving) as provider:
-                    await _quality(report, url, provider, headroom, seconds=20 if quick else 60)
+            bench = Bench(stack.endpoints.redis, "", stack.endpoints.temporal, python)
+            for processes, tasks in SHAPES:
+                say(f"speed {processes} x {tasks}")
+                await _speed(report, bench, processes, tasks, quick=quick)
+            await _qualities(report, bench, Path(folder), quick=quick, say=say)
+    if picture is not None and python is not None:
+        await _draw(report, python, picture)
+        say(f"drawn: {picture}")
     return report
 
 
-async def _children(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    async def one(job: dict[str, Any]) -> dict[str, Any]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "load.bench.drive", json.dumps(job), stdout=asyncio.subprocess.PIPE
-        )
-        said, _ = await process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"a measuring process ended with {process.returncode}")
-        found: dict[str, Any] = json.loads(said)
-        return found
-
-    return await asyncio.gather(*(one(job) for job in asked))
+async def _draw(report: Report, python: str, picture: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        python,
+        *("-m", "load.bench.picture", str(picture)),
+        stdin=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(environment.ROOT)},
+    )
+    await process.communicate(json.dumps({"rows": report.rows}).encode())
+    if process.returncode:
+        raise RuntimeError(f"drawing {picture} ended with {process.returncode}")
 
 
-async def _speed(report: Report, url: str, processes: int, tasks: int, *, seconds: float, pairs: int) -> None:
-    found: dict[str, list[dict[str, float]]] = {"raw": [], "ours": [], "ours, 4 limits": []}
+async def _speed(report: Report, bench: Bench, processes: int, tasks: int, *, quick: bool) -> None:
+    ours = [trials.RAW, trials.OURS, trials.OURS_FOUR, trials.OURS_BLOCK]
+    found: dict[str, list[dict[str, float]]] = {contender.label: [] for contender in ours}
+    shape, seconds = f"{processes} x {tasks}", 0.4 if quick else 2.0
     # tight pairs, back to back: what else the machine does hits both
-    for _ in range(pairs):
-        for name in found:
-            job = {
-                "what": "speed", "contender": name.partition(",")[0], "limits": 4 if "4" in name else 1, "url": url,
-                "tasks": tasks, "seconds": seconds,
-            }  # fmt: skip
-            parts = await _children([job] * processes)
-            found[name].append(
-                {
-                    "rate": sum(p["rate"] for p in parts),
-                    "p50_us": statistics.median(p["p50_us"] for p in parts),
-                    "cpu_us": statistics.fmean(p["cpu_us"] for p in parts),
-                }
-            )
-    shape = f"{processes} x {tasks}"
-    for name, runs in found.items():
-        medians = {key: round(statistics.median(r[key] for r in runs), 1) for key in runs[0]}
-        report.rows.append({"trial": f"speed {shape}", "limiter": name, **medians})
+    for number in range(2 if quick else 5):
+        for contender in ours:
+            found[contender.label].append(await trials.speed(bench, contender, processes, tasks, seconds, number))
+    if bench.peers is not None and (not quick or tasks == 1):
+        for peer in PEERS:
+            one = await trials.speed(bench, Contender(peer, peer), processes, tasks, seconds, 0)
+            found[peer] = [one]
+    for label, runs in found.items():
+        figures = {key: statistics.median(one[key] for one in runs) for key in runs[0]}
+        raw = found["raw"][: len(runs)]
+        times = statistics.median(a["per_second"] / b["per_second"] for a, b in zip(runs, raw, strict=True))
+        report.row(f"speed {shape}", label, times_raw=times, **figures)
 
-    def ratio(key: str, over: str = "raw", of: str = "ours") -> float:
+    def ratio(key: str, of: str, over: str) -> float:
         return statistics.median(a[key] / b[key] for a, b in zip(found[of], found[over], strict=True))
 
-    report.check(f"throughput {shape}, times raw", ratio("rate"), least=TARGETS[processes, tasks])
-    report.check(f"throughput {shape}, four limits to one", ratio("rate", "ours", "ours, 4 limits"), least=0.7)
+    target = TARGETS[processes, tasks]
+    # a scope above a thousand permits a second is what blocks are for
+    report.check(f"throughput {shape} in blocks, times raw", ratio("per_second", "ours, blocks", "raw"), least=target)
+    report.check(f"throughput {shape}, four limits to one", ratio("per_second", "ours, 4 limits", "ours"), least=0.7)
     if (processes, tasks) == (1, 1):
-        report.check("latency p50 1 x 1, of raw", ratio("p50_us"), most=0.6)
+        report.check("latency p50 1 x 1 in blocks, of raw", ratio("p50_us", "ours, blocks", "raw"), most=0.6)
+        others = [found[peer][0]["p50_us"] for peer in PEERS if peer in found]
+        if others:
+            mine = statistics.median(one["p50_us"] for one in found["ours, blocks"])
+            report.check("latency p50 1 x 1 in blocks, of the best peer's", mine / min(others), most=1.0)
     if processes > 1:
-        report.check(f"client CPU per acquire {shape}, of raw", ratio("cpu_us"), most=0.1)
+        report.check(f"client CPU {shape} in blocks, of raw", ratio("client_cpu_us", "ours, blocks", "raw"), most=0.1)
 
 
-async def _quality(report: Report, url: str, provider: Where, headroom: float, *, seconds: float) -> None:
-    processes, tasks, settling = 4, 100, 5.0
-    begin = time.time() + 3.0
-    job = {
-        "what": "saturate", "url": url, "provider": provider.http, "tasks": tasks, "rate": RATE, "burst": BURST,
-        "headroom": headroom, "burst_headroom": 1.0 if headroom == 1 else 0.9, "begin": begin,
-        "end": begin + settling + seconds,
-    }  # fmt: skip
-    parts = await _children([job] * processes)
-    agents = [calls for part in parts for calls in part["agents"]]
-    calls_per_grant = await _calls_per_grant(url, parts[0]["scope"])
-    steady = [[c for c in calls if c[0] >= begin + settling] for calls in agents]
-    calls = [call for mine in steady for call in mine]
-    good = [sum(status == 200 for _, _, status in mine) for mine in steady]
-    refused = sum(status == 429 for _, _, status in calls)
-    waits = sorted(waited for _, waited, _ in calls)
-    p99 = waits[min(len(waits) - 1, int(0.99 * len(waits)))] if waits else math.inf
-    used = sum(good) / (RATE * seconds)
-    fairness = sum(good) ** 2 / (len(good) * sum(g * g for g in good)) if any(good) else 0.0
-    ideal = len(agents) / (RATE * headroom) - LATENCY_S
-    name = f"saturation {processes} x {tasks}, headroom {headroom:g}"
-    report.rows.append(
-        {
-            "trial": name, "limiter": "ours", "utilisation": round(used, 4), "429": refused, "ok": sum(good),
-            "p99_wait_s": round(p99, 3), "ideal_wait_s": round(ideal, 3), "jain": round(fairness, 4),
-            "starved": sum(g == 0 for g in good), "script_calls_per_grant": round(calls_per_grant, 3),
-        }
-    )  # fmt: skip
-    report.check(f"{name}: utilisation", used, least=0.99 if headroom == 1 else 0.975)
-    report.check(f"{name}: 429 per success", refused / max(1, sum(good)), most=0.002 if headroom == 1 else 0.0)
-    report.check(f"{name}: p99 wait, of the ideal", p99 / ideal, most=1.05)
-    report.check(f"{name}: Jain over agents", fairness, least=0.99)
-    report.check(f"{name}: script calls per grant", calls_per_grant, most=1.2)
+async def _qualities(report: Report, bench: Bench, folder: Path, *, quick: bool, say: Callable[[str], None]) -> None:
+    # as many whole turns of all agents as there are in the time: whoever is cut off counts as treated unfairly
+    seconds = 16.0 if quick else 60.0
 
+    async def saturated(contender: Contender, agents: tuple[int, ...], headroom: float) -> dict[str, float]:
+        say(f"saturation: {contender.label}, agents {'/'.join(map(str, agents))}, headroom {headroom:g}")
+        # a provider that nobody has used yet, for each
+        async with running(Serving(options=Options.of(PROVIDER), maildir=folder / "mail" / "Maildir")) as provider:
+            there = Bench(bench.redis, provider.http, bench.temporal, bench.peers)
+            return await trials.saturation(there, report, contender, agents, headroom, seconds)
 
-async def _calls_per_grant(url: str, scope: str) -> float:
-    store = RedisStore.from_url(url)
-    counters = (await store.inspect(scope)).counters
-    await store.aclose()
-    return counters.calls / max(1, counters.grants)
+    full = await saturated(trials.OURS, EQUAL, 1.0)
+    name = "saturation 4 x 100"
+    report.check(f"{name}: utilisation", full["utilisation"], least=0.99)
+    report.check(f"{name}: 429 per success", full["429_per_ok"], most=0.002)
+    report.check(f"{name}: p99 wait, of the ideal", full["p99_wait_s"] / full["ideal_wait_s"], most=1.05)
+    report.check(f"{name}: Jain over agents", full["jain_agents"], least=0.99)
+    report.check(f"{name}: script calls per grant", full["calls_per_grant"], most=1.2)
+    spared = await saturated(trials.OURS, EQUAL, 0.98)
+    report.check(f"{name}, headroom 0.98: utilisation", spared["utilisation"], least=0.975)
+    report.check(f"{name}, headroom 0.98: 429s", spared["429_per_ok"], most=0.0)
+    uneven = await saturated(trials.OURS, UNEQUAL, 1.0)
+    report.check("saturation 10/10/10/370: Jain over agents", uneven["jain_agents"], least=0.985)
+    report.check("saturation 10/10/10/370: starved agents", uneven["starved"], most=0)
+    ahead = await saturated(trials.OURS_WINDOW, EQUAL, 1.0)
+    report.check(f"{name}, credit window: script calls per grant", ahead["calls_per_grant"], most=0.15)
+    report.check(f"{name}, credit window: utilisation", ahead["utilisation"], least=0.99)
+    say("cooldown, and beside it mixed token costs")
+    async with running(Serving(options=Options.of(PROVIDER), maildir=folder / "mail" / "Maildir")) as provider:
+        there = Bench(bench.redis, provider.http, bench.temporal, None)
+        await asyncio.gather(
+            trials.cooldown(there, report, 5.0 if quick else 10.0), trials.mixed(there, report, seconds)
+        )
+    if not quick:
+        others: Sequence[str] = PEERS if bench.peers is not None else ()
+        for contender in (trials.NONE, trials.TEMPORAL, *(Contender(peer, peer) for peer in others)):
+            await saturated(contender, EQUAL, 1.0)
