@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: console on a terminal, JSON elsewhere."""
 
+    event_loop: Literal["asyncio", "uvloop"] = "asyncio"
+    """The event loop of workers. `uvloop` is an extra of the package."""
+
     def secret(self, reference: str) -> str | None:
         """Resolve `env:NAME` or `file:/path`. `env:NAME` also reads the file named by `NAME_FILE`.
 

@@ -1,12 +1,13 @@
 """What every command needs: settings, the manifest, an event loop."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fleet import manifest as manifests
 from fleet import settings as environment
+from fleet.errors import BadInput
 from fleet.manifest import Manifest
 from fleet.settings import Settings
 
@@ -33,6 +34,25 @@ def manifest_path(settings: Settings, manifest: Path | None) -> Path:
     return settings.manifest
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine."""
-    return asyncio.run(work)
+def run(work: Coroutine[Any, Any, T], *, loop: str = "asyncio") -> T:
+    """Run a command's coroutine.
+
+    Args:
+        work: what is done.
+        loop: the event loop's name.
+
+    Raises:
+        BadInput: the loop is not installed.
+    """
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if loop == "uvloop":
+        try:
+            from uvloop import new_event_loop
+        except ImportError:
+            work.close()
+            raise BadInput(
+                "FLEET_EVENT_LOOP is 'uvloop', which is not installed: install agent-fleet[uvloop], or say 'asyncio'"
+            ) from None
+        factory = new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(work)

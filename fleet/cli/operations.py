@@ -60,7 +60,7 @@ def worker(pools: list[str], *, manifest: Path | None) -> None:
     from workers.telemetry import configure_logging
 
     configure_logging(settings)
-    context.run(run_pools(settings, loaded, list(dict.fromkeys(pools))))
+    context.run(run_pools(settings, loaded, list(dict.fromkeys(pools))), loop=settings.event_loop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,7 +165,13 @@ WHATS = {"speed": speed, "saturate": saturate, "mixed": mixed, "cooled": cooled,
 def main() -> None:
     """Measure what the first argument asks for."""
     asked = json.loads(sys.argv[1])
-    print(json.dumps(asyncio.run(WHATS[asked["what"]](asked))))  # noqa: T201 - the program's answer
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if asked.get("loop") == "uvloop":
+        from uvloop import new_event_loop
+
+        factory = new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        print(json.dumps(runner.run(WHATS[asked["what"]](asked))))  # noqa: T201 - the program's answer
 
 
 if __name__ == "__main__":

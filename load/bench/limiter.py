@@ -1,6 +1,7 @@
 """`fleet bench limiter`: how fast and how fair, against redis-py's own floor, what one can install, and a provider."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import statistics
@@ -57,7 +58,7 @@ async def run(*, quick: bool, peers: bool, picture: Path | None = None, say: Cal
             bench = Bench(stack.endpoints.redis, "", stack.endpoints.temporal, python)
             for processes, tasks in SHAPES:
                 say(f"speed {processes} x {tasks}")
-                await _speed(report, bench, processes, tasks, quick=quick)
+                await _speed(report, bench, processes, tasks, quick=quick, say=say)
             await _qualities(report, bench, Path(folder), quick=quick, say=say)
     if picture is not None and python is not None:
         await _draw(report, python, picture)
@@ -77,8 +78,12 @@ async def _draw(report: Report, python: str, picture: Path) -> None:
         raise RuntimeError(f"drawing {picture} ended with {process.returncode}")
 
 
-async def _speed(report: Report, bench: Bench, processes: int, tasks: int, *, quick: bool) -> None:
+async def _speed(
+    report: Report, bench: Bench, processes: int, tasks: int, *, quick: bool, say: Callable[[str], None]
+) -> None:
     ours = [trials.RAW, trials.OURS, trials.OURS_FOUR, trials.OURS_BLOCK]
+    if not quick and importlib.util.find_spec("uvloop") is not None:
+        ours.append(trials.OURS_UVLOOP)
     found: dict[str, list[dict[str, float]]] = {contender.label: [] for contender in ours}
     shape, seconds = f"{processes} x {tasks}", 0.4 if quick else 2.0
     # tight pairs, back to back: what else the machine does hits both
@@ -87,8 +92,10 @@ async def _speed(report: Report, bench: Bench, processes: int, tasks: int, *, qu
             found[contender.label].append(await trials.speed(bench, contender, processes, tasks, seconds, number))
     if bench.peers is not None and (not quick or tasks == 1):
         for peer in PEERS:
-            one = await trials.speed(bench, Contender(peer, peer), processes, tasks, seconds, 0)
-            found[peer] = [one]
+            try:
+                found[peer] = [await trials.speed(bench, Contender(peer, peer), processes, tasks, seconds, 0)]
+            except trials.Crashed as crashed:
+                say(f"not measured: {crashed}")
     for label, runs in found.items():
         figures = {key: statistics.median(one[key] for one in runs) for key in runs[0]}
         raw = found["raw"][: len(runs)]
@@ -148,4 +155,7 @@ async def _qualities(report: Report, bench: Bench, folder: Path, *, quick: bool,
     if not quick:
         others: Sequence[str] = PEERS if bench.peers is not None else ()
         for contender in (trials.NONE, trials.TEMPORAL, *(Contender(peer, peer) for peer in others)):
-            await saturated(contender, EQUAL, 1.0)
+            try:
+                await saturated(contender, EQUAL, 1.0)
+            except trials.Crashed as crashed:
+                say(f"not measured: {crashed}")

@@ -40,6 +40,13 @@ class Bench:
     """The interpreter that has them; None: they are not installed."""
 
 
+class Crashed(Exception):
+    """A measuring process has ended before its time."""
+
+    def __init__(self, contender: str, code: int) -> None:
+        super().__init__(f"{contender}: a measuring process ended with {code}")
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """One line of a table."""
@@ -48,10 +55,12 @@ class Contender:
     name: str
     limits: int = 1
     window: int = 0
+    loop: str = "asyncio"
 
 
 OURS = Contender("ours", "ours")
 OURS_FOUR = Contender("ours, 4 limits", "ours", limits=4)
+OURS_UVLOOP = Contender("ours, uvloop", "ours", loop="uvloop")
 OURS_BLOCK = Contender("ours, blocks", "ours", window=BLOCK)
 OURS_WINDOW = Contender("ours, credit window", "ours", window=WINDOW)
 RAW = Contender("raw", "raw")
@@ -77,7 +86,7 @@ async def _children(bench: Bench, contender: str, jobs: list[dict[str, Any]]) ->
             if process.returncode is None:
                 process.kill()
         if process.returncode:
-            raise RuntimeError(f"{contender}: a measuring process ended with {process.returncode}")
+            raise Crashed(contender, process.returncode)
         found: dict[str, Any] = json.loads(said)
         return found
 
@@ -89,11 +98,11 @@ async def speed(
 ) -> dict[str, float]:
     """Acquires a second, microseconds each, and of processor time each: of the client and of the server."""
     wanted = Wanted(
-        name=f"speed-{contender.name}-{contender.limits}-{contender.window}-{number}",
+        name=f"speed-{contender.label}-{number}".replace(" ", "").replace(",", "-"),
         rate=PLENTY, burst=PLENTY, limits=contender.limits, window=contender.window, waiters=tasks,
     )  # fmt: skip
     before = await _server_cpu_s(bench)
-    job = {"what": "speed", "tasks": tasks, "seconds": seconds, "wanted": asdict(wanted)}
+    job = {"what": "speed", "tasks": tasks, "seconds": seconds, "wanted": asdict(wanted), "loop": contender.loop}
     parts = await _children(bench, contender.name, [job] * processes)
     spent = await _server_cpu_s(bench) - before
     return {

@@ -103,8 +103,9 @@ async def bench(tmp_path, simulators, temporal_address, valkey):
     return Bench(tmp_path, await simulators(), temporal_address, valkey)
 
 
-async def test_probes_tell_what_is_well_and_metrics_what_was_done(bench):
-    async with bench.working("llm", "search") as (process, health):
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_probes_tell_what_is_well_and_metrics_what_was_done(bench, loop):
+    async with bench.working("llm", "search", FLEET_EVENT_LOOP=loop) as (process, health):
         async with httpx2.AsyncClient(base_url=health) as http:
             assert (await http.get("/live")).status_code == 200
             answer = await http.get("/ready")
