@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,15 +11,12 @@ from ratelimit import events
 from ratelimit.arithmetic import unit_of
 from ratelimit.clock import Clock, MonotonicClock
 from ratelimit.credit import Credits
+from ratelimit.endings import Endings
 from ratelimit.errors import CostTooLarge, Denied, StoreLost, UnknownLimit
-from ratelimit.headers import Observed
-from ratelimit.leases import Leases
 from ratelimit.line import Gone, Late, Line, Ready
-from ratelimit.listener import Listener
 from ratelimit.outage import Outage, Posture, Shares
-from ratelimit.permits import Permits, Use, ask_for, claim_of, is_local, permit_of, upwards
+from ratelimit.permits import Permits, Use, ask_for, permit_of, upwards
 from ratelimit.places import (
-    SILENCE,
     Ask,
     Booking,
     ClockReading,
@@ -34,7 +30,7 @@ from ratelimit.places import (
     Place,
     Snapshot,
 )
-from ratelimit.quota import Cost, Quota, check_cost
+from ratelimit.quota import Cost, Quota
 from ratelimit.store import RedisStore, Store
 
 __all__ = [
@@ -57,7 +53,7 @@ LINES = 4096
 Holder = TypeVar("Holder", Place, Permit)
 
 
-class Limiter(Listener):
+class Limiter(Endings):
     """Grants permits for scopes shared by every process that uses the same store.
 
     A permit is granted only if *every* limit of the quota can pay for it; a denial spends nothing. Safe to share
@@ -88,15 +84,13 @@ class Limiter(Listener):
         Raises:
             BadQuota: the quotas contradict each other, or a number is out of bounds.
         """
-        super().__init__(store, quotas, observer)
         self._clock = clock or MonotonicClock()
+        super().__init__(store, quotas, observer, self._clock)
         self._permits = Permits()
-        self._leases = Leases(store, self._clock, self._chains.of)
         self._outage = Outage(Shares(safety)) if posture is Posture.DEGRADE else None
         self._credits = Credits(
             self._clock, credit_window, self._line, lambda *booked: self._give_back(self._permits.place(*booked))
         )
-        self._returns: set[asyncio.Task[None]] = set()
         self._owns_store = False
 
     @classmethod
@@ -280,66 +274,6 @@ class Limiter(Listener):
         finally:
             await self.end(use)
 
-    async def end(self, use: Use) -> None:
-        """Settle or cancel what `using` has given out."""
-        try:
-            if use.was_sent or use.actual is not None:
-                await self.settle(use.permit, use.actual or {}, use.observed)
-            else:
-                await self.cancel(use.permit)
-        except StoreLost:
-            return  # the cost stays charged, which is safe
-
-    async def settle(
-        self,
-        permit: Permit | Place,
-        actual: Cost,
-        observed: Mapping[str, Observed] = SILENCE,
-        *,
-        age: timedelta = timedelta(0),
-    ) -> None:
-        """Replace the estimate by the actual cost. Settling again changes nothing.
-
-        Args:
-            permit: what was granted.
-            actual: by limit; a limit that is missing keeps its estimate.
-            observed: what the answer's headers say, by limit; as for `observe`, in the same call.
-            age: how old that may be: since the call was made. What may have come back meanwhile is added to the rest.
-
-        Raises:
-            BadCost: a cost is negative or not a number.
-            StoreLost: the store does not answer; the estimate stands.
-        """
-        if is_local(permit):
-            return
-        self._leases.drop(permit)
-        line, heard = self._line(permit.scope), self._chains.counted(permit.scope)
-        outcome, readings = await self._store.settle(
-            line.scopes,
-            claim_of(permit),
-            actual=check_cost(actual),
-            observed=self._aged(line, heard, observed, age),
-            heard=heard,
-        )
-        line.refresh(readings)
-        if outcome == "done":
-            self._tell(events.Settled(scope=line.label))
-
-    async def cancel(self, permit: Permit | Place) -> None:
-        """Give a place back that was not used. Cancelling again changes nothing.
-
-        Raises:
-            StoreLost: the store does not answer; the cost stays charged.
-        """
-        if is_local(permit):
-            return
-        self._leases.drop(permit)
-        line = self._line(permit.scope)
-        outcome, readings = await self._store.cancel(line.scopes, claim_of(permit))
-        line.refresh(readings)
-        if outcome == "done":
-            self._tell(events.Cancelled(scope=line.label))
-
     async def _book(self, scope: str, ask: Ask) -> Booking:
         line = self._line(scope)
         answer = line.ask(ask)
@@ -405,29 +339,6 @@ class Limiter(Listener):
         if any(part.lease for part in holder.parts):
             self._leases.track(holder, self._line(holder.scope).lease_s())
         return holder
-
-    @staticmethod
-    def _aged(line: Line, heard: int, observed: Mapping[str, Observed], age: timedelta) -> Mapping[str, Observed]:
-        dials = line.dials(heard)
-        seconds = max(0.0, age.total_seconds())
-        return {
-            name: replace(said, remaining=said.remaining + dials[name].rate * seconds)
-            if said.remaining is not None and name in dials
-            else said
-            for name, said in observed.items()
-        }
-
-    def _give_back(self, place: Place) -> "asyncio.Task[None]":
-        task = asyncio.create_task(self._end(place))
-        self._returns.add(task)
-        task.add_done_callback(self._returns.discard)
-        return task
-
-    async def _end(self, place: Place) -> None:
-        try:
-            await self.cancel(place)
-        except StoreLost:
-            return  # the cost stays charged, which is safe
 
     def _tell_shadowed(self, line: Line, booking: Booking, ask: Ask) -> None:
         for i, part in enumerate(booking.parts):
