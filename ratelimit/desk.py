@@ -6,7 +6,7 @@ from datetime import timedelta
 from ratelimit import events
 from ratelimit.arithmetic import unit_of
 from ratelimit.chains import Chains
-from ratelimit.errors import QuotaChanged, UnknownScope
+from ratelimit.errors import BadQuota, QuotaChanged, UnknownScope
 from ratelimit.estimates import Learnt
 from ratelimit.line import Line
 from ratelimit.permits import upwards
@@ -59,7 +59,7 @@ class Desk:
         return done
 
     async def open(self, scope: str, *, by: str = "", reason: str = "") -> bool:
-        """Open a scope that was closed. Answers whether it was closed. Raises as `close`."""
+        """Open a scope that was closed, and end its cooldown. Answers whether it was closed. Raises as `close`."""
         return await self.close(scope, Closed.NO, by=by, reason=reason)
 
     async def inspect(self, scope: str) -> Snapshot:
@@ -91,10 +91,13 @@ class Desk:
             reason: why.
 
         Raises:
+            BadQuota: `for_` is not above 0.
             QuotaChanged: another version than `expect` is in force; nothing was set.
             StoreLost: the store does not answer.
         """
         for_s = None if for_ is None else for_.total_seconds()
+        if for_s is not None and for_s <= 0:
+            raise BadQuota(f"{quota.scope}: for_ is {for_s:g} s: must be above 0")
         if not await self._store.configure(
             quota, full=full, seed=False, expect=expect, for_s=for_s, by=by, reason=reason
         ):
@@ -172,6 +175,10 @@ class Desk:
             # limits that were set live
             names.update(name for i in range(len(chain)) for name in line.dials(i))
         return frozenset(names | {unit_of(name) for name in names})
+
+    def counted(self, scope: str) -> str:
+        """The scope around this one, or itself, that the provider counts by: a tenant's share is only ours."""
+        return self._chains.of(scope)[self._chains.counted(scope)]
 
     def share_of(self, scope: str, tenant: str) -> str:
         """The scope that a tenant's calls are charged to: its own share, if tenants have one."""

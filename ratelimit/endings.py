@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from ratelimit import events
 from ratelimit.clock import Clock
-from ratelimit.errors import StoreLost
+from ratelimit.errors import StoreLost, UnknownLimit
 from ratelimit.headers import Observed
 from ratelimit.leases import Leases
 from ratelimit.line import Line
@@ -62,10 +62,14 @@ class Endings(Listener):
 
         Raises:
             BadCost: a cost is negative or not a number.
+            UnknownLimit: the quota counts no such thing.
             StoreLost: the store does not answer; the estimate stands.
         """
         if is_local(permit):
             return
+        for name in actual:
+            if name not in permit.cost and name not in self.counts(permit.scope):
+                raise UnknownLimit(f"{permit.scope}: no limit of the quota counts {name!r}")
         self._leases.drop(permit)
         line, heard = self._line(permit.scope), self._chains.counted(permit.scope)
         outcome, readings = await self._store.settle(

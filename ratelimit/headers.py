@@ -13,7 +13,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 EPOCH_FROM = 1e9
-"""A reset this large is an instant in seconds since 1970, a smaller one a number of seconds."""
+"""A number this large is an instant in seconds since 1970, a smaller one a number of seconds."""
+EPOCH_MS_FROM = 1e11
+"""This large, it is one in milliseconds."""
+LONGEST_WAIT_S = 86400.0
+"""Nobody is sent away for longer: a number that was misread would close a scope for years, and one more refusal a day
+does no harm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,8 @@ class Dialect:
     """Reads a reset at an instant (seconds since 1970); answers seconds."""
     retry_from_reset: bool = False
     """A refusal without Retry-After may be retried when the limit that has nothing left is full again."""
+    windows: str = ""
+    """The header that names several windows, where limits, rests and resets are lists in its order."""
     reset_is_full: bool = False
     """The reset is when the limit is full again: with what is missing it tells the period."""
 
@@ -87,16 +94,27 @@ def instant(value: str, now: float) -> float | None:
 def delta_or_epoch(value: str, now: float) -> float | None:
     """Seconds, or seconds since 1970, whichever it is; the first of several windows."""
     number = _number(value.split(",")[0])
-    if number is None:
-        return duration(value)
-    return max(0.0, number - now) if number >= EPOCH_FROM else max(0.0, number)
+    return duration(value) or instant(value, now) if number is None else _from_now(number, now)
+
+
+def _from_now(number: float, now: float) -> float:
+    if number >= EPOCH_MS_FROM:
+        number = number / 1000 - now
+    elif number >= EPOCH_FROM:
+        number -= now
+    return max(0.0, number)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait by `retry-after-ms` or `Retry-After`: a number of seconds or an HTTP date.
+    """Seconds to wait by `retry-after-ms` or `Retry-After`: a number of seconds, an instant or an HTTP date.
 
-    None where it says neither, or a number below 0.
+    A day at most. None where it says neither, or a number below 0.
     """
+    wait = _asked_for(headers, now)
+    return None if wait is None else min(wait, LONGEST_WAIT_S)
+
+
+def _asked_for(headers: Mapping[str, str], now: float) -> float | None:
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     ms = _number(lower.get("retry-after-ms", ""))
     if ms is not None and ms >= 0:
@@ -104,9 +122,11 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     value = lower.get("retry-after", "")
     seconds = _number(value)
     if seconds is not None:
-        return seconds if seconds >= 0 else None
+        return _from_now(seconds, now) if seconds >= 0 else None
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        at = parsedate_to_datetime(value)
+        # the form of asctime names no zone: it is UTC (RFC 9110 §5.6.7)
+        return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now)
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -138,6 +158,7 @@ X_RATELIMIT = Dialect(
     limit="x-ratelimit-limit",
     remaining="x-ratelimit-remaining",
     reset="x-ratelimit-reset",
+    windows="x-ratelimit-policy",
     reset_as=delta_or_epoch,
     retry_from_reset=True,
 )
@@ -172,9 +193,12 @@ def read(headers: Mapping[str, str], dialect: str, *, now: float) -> Said:
         limits = {**found, **limits}
         empty = [seen.reset_s for seen in found.values() if seen.remaining == 0 and seen.reset_s is not None]
         if wait is None and one.retry_from_reset and empty:
-            wait = max(empty)
+            wait = min(max(empty), LONGEST_WAIT_S)
     if not limits:
         limits = _ietf(lower)
+        empty = [seen.reset_s for seen in limits.values() if seen.remaining == 0 and seen.reset_s is not None]
+        if wait is None and empty:
+            wait = min(max(empty), LONGEST_WAIT_S)
     return Said(limits=limits, retry_after_s=wait)
 
 
@@ -191,6 +215,24 @@ def _limits(lower: Mapping[str, str], dialect: Dialect, now: float) -> dict[str,
             continue
         period_s = _period(limit, remaining, reset_s) if dialect.reset_is_full else None
         found[name] = Observed(limit=limit, remaining=remaining, reset_s=reset_s, period_s=period_s)
+    if dialect.windows and len(found) == 1:
+        found |= _further_windows(lower, dialect, now)
+    return found
+
+
+def _further_windows(lower: Mapping[str, str], dialect: Dialect, now: float) -> dict[str, Observed]:
+    """`X-RateLimit-Policy: 1;w=1, 15000;w=2592000`, with limits, rests and resets in the same order."""
+    (name,) = dialect.words
+    columns = [
+        [part.strip() for part in lower.get(header.format(""), "").split(",")]
+        for header in (dialect.windows, dialect.limit, dialect.remaining, dialect.reset)
+    ]
+    found = {}
+    for policy, limit, remaining, reset in list(zip(*columns, strict=False))[1:]:
+        window = _number(dict(_PARAMETER.findall(policy)).get("w", ""))
+        found[_over(name, window)] = Observed(
+            limit=_number(limit), remaining=_number(remaining), reset_s=dialect.reset_as(reset, now), period_s=window
+        )
     return found
 
 
@@ -210,20 +252,29 @@ _PARAMETER = re.compile(r"([a-z]+)=([^;,\s]+)")
 
 
 def _ietf(lower: Mapping[str, str]) -> dict[str, Observed]:
-    """`RateLimit: "name";r=50;t=30` and `RateLimit-Policy: "name";q=100;w=60`: the first policy counts requests."""
+    """`RateLimit: "name";r=50;t=30` and `RateLimit-Policy: "name";q=100;w=60`: each policy counts requests."""
     standing, policy = _items(lower.get("ratelimit", "")), _items(lower.get("ratelimit-policy", ""))
-    if not standing:
-        return {}
-    name, seen = next(iter(standing.items()))
-    rule = policy.get(name, {})
-    return {
-        "requests": Observed(
-            limit=_number(rule.get("q", "")),
-            remaining=_number(seen.get("r", "")),
-            reset_s=_number(seen.get("t", "")),
-            period_s=_number(rule.get("w", "")),
+    found: dict[str, Observed] = {}
+    for name, seen in standing.items():
+        rule = policy.get(name, {})
+        window = _number(rule.get("w", ""))
+        found.setdefault(
+            _over("requests", window) if found else "requests",
+            Observed(
+                limit=_number(rule.get("q", "")),
+                remaining=_number(seen.get("r", "")),
+                reset_s=_number(seen.get("t", "")),
+                period_s=window,
+            ),
         )
-    }
+    return found
+
+
+def _over(name: str, window_s: float | None) -> str:
+    """What a further limit is called: by its window."""
+    spans = (("month", 28 * 86400.0), ("day", 86400.0), ("hour", 3600.0), ("minute", 60.0))
+    span = next((span for span, seconds in spans if window_s is not None and window_s >= seconds), "second")
+    return f"{name}_per_{span}"
 
 
 def _items(value: str) -> dict[str, dict[str, str]]:

@@ -10,8 +10,8 @@ fleet:{openai}:held:openai/sim-large      hash: what each lease holds
 fleet:{openai}:heard:openai/sim-large     hash: what the provider's headers have said last
 fleet:{openai}:live:openai/sim-large      sorted set: processes that use the scope, by when they were seen
 fleet:{openai}:learnt:openai/sim-large    hash: what calls of each role have used
-fleet:{openai}:place:<scope>:<key>        string: the place booked under a caller's key
-fleet:{openai}:done:<scope>:<permit>      string: this permit is settled or cancelled
+fleet:{openai}:place:<scope> <key>        string: the place booked under a caller's key
+fleet:{openai}:done:<scope> <permit>      string: this permit is settled or cancelled
 ```
 
 The braces are a Redis Cluster hash tag: all keys of a provider live in one slot, so that one script may touch them. The
@@ -37,12 +37,13 @@ def scope_key(scope: str) -> str:
 
 def place_key(scope: str, key: str) -> str:
     """Where the place booked under `key` is recorded."""
-    return f"{_key('place', scope)}:{key}"
+    # a scope has no space: no two scopes share a key
+    return f"{_key('place', scope)} {key}"
 
 
 def done_key(scope: str, permit: str) -> str:
     """Where it is noted that a permit is settled."""
-    return f"{_key('done', scope)}:{permit}"
+    return f"{_key('done', scope)} {permit}"
 
 
 def quota_key(scope: str) -> str:

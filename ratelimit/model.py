@@ -211,7 +211,7 @@ class Model:
         if chain is None:
             return False, None
         scope = chain[0]
-        if scope.closed == cause:
+        if scope.closed == cause and (cause is not Closed.NO or scope.cooldown_until <= scope.at):
             return False, reading(scope)
         scope.closed = cause
         scope.cooldown_until = scope.at if cause is Closed.NO else math.inf

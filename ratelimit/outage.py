@@ -103,7 +103,11 @@ class Shares:
                 for one, quota in chain.items():
                     for name in quota.limits:
                         units = cost.get(name, cost.get(unit_of(name), 0.0))
-                        if units > 0 and quota.limits[name].kind is not Kind.IN_FLIGHT:
+                        if (
+                            units > 0
+                            and quota.limits[name].kind is not Kind.IN_FLIGHT
+                            and not quota.limits[name].shadow
+                        ):
                             rate = rates.get((one, name), quota.rate(name)) * self._safety / live
                             await self._take((one, name), rate, units)
         except TimeoutError:

@@ -6,18 +6,19 @@ It needs httpx2, which the rest of the room does without.
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic, time
 from typing import Any, TypeVar
 
 import httpx2
 
+from ratelimit.billing import codes, out_of_money
 from ratelimit.errors import BadQuota, StoreLost
-from ratelimit.estimates import Learnt, Used
+from ratelimit.estimates import Estimate, Learnt, Used
 from ratelimit.headers import read
 from ratelimit.limiter import Limiter
-from ratelimit.places import Permit
+from ratelimit.places import Closed
 from ratelimit.profiles import PROFILES, Profile
 from ratelimit.quota import Cost
 
@@ -45,6 +46,7 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
         *,
         profile: Profile = PROFILES["openai"],
         cost: Callable[[httpx2.Request], Cost] | None = None,
+        role: str = "sdk",
         max_wait: timedelta = timedelta(minutes=5),
         inner: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
@@ -52,14 +54,17 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
         limiter: shared.
         scope: what the provider counts by.
         profile: how the provider counts.
-        cost: what a request costs. Default: by the profile, from the body's length and its limit of output tokens.
+        cost: what a request costs. Default: by the profile, from the body's length and its limit of output tokens,
+            and by what the fleet has learnt of requests of the role.
+        role: requests of one role use alike.
         max_wait: a request that would wait longer raises `Denied`.
         inner: sends the requests.
         """
         self._limiter = limiter
         self._scope = scope
         self._profile = profile
-        self._cost = cost or self._estimated
+        self._cost = cost
+        self._role = role
         self._max_wait = max_wait
         self._inner = inner or httpx2.AsyncHTTPTransport()
 
@@ -71,7 +76,9 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
             StoreLost: the store does not answer, and nothing was sent.
         """
         counted = self._limiter.counts(self._scope)
-        cost = {name: units for name, units in self._cost(request).items() if name in counted}
+        guess = None if self._cost is not None else await self._guess(request)
+        whole = self._cost(request) if self._cost is not None else self._charged(guess)
+        cost = {name: units for name, units in whole.items() if name in counted}
         permit = await self._limiter.acquire(self._scope, cost, max_wait=self._max_wait)
         since = monotonic()
         try:
@@ -85,13 +92,23 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
                 await self._limiter.settle(permit, {})
             raise
         said = read(response.headers, self._profile.dialect, now=time())
+        if response.is_error and out_of_money(
+            self._profile.dialect, response.status_code, codes(_object(await response.aread()))
+        ):
+            with suppress(StoreLost):
+                await self._limiter.close(self._counted_scope(), Closed.BILLING, by="provider")
+                await self._limiter.cancel(permit)
+            return response
         if response.status_code in REJECTED:
             hint = None if said.retry_after_s is None else timedelta(seconds=said.retry_after_s)
             with suppress(StoreLost):
                 await self._limiter.cool_down(self._scope, retry_after=hint, permit=permit, limit=said.exhausted())
                 await self._limiter.settle(permit, {})
             return response
-        actual = await self._actual(permit, response)
+        used = await self._used(response)
+        actual = {} if used is None else self._profile.actual(whole, used)
+        if used is not None and guess is not None:
+            await self._learn(guess, used)
         actual = {name: units for name, units in actual.items() if name in counted}
         # without the store the estimate stands; the call itself has been answered, and must not be repeated
         with suppress(StoreLost):
@@ -102,24 +119,51 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
         """Close the connections."""
         await self._inner.aclose()
 
-    def _estimated(self, request: httpx2.Request) -> Cost:
+    def _counted_scope(self) -> str:
+        """The scope that the provider itself counts by."""
+        return self._limiter.counted(self._scope)
+
+    async def _guess(self, request: httpx2.Request) -> "_Guess | None":
         body = _object(request.content)
         if body is None:
-            return {"requests": 1.0}
+            return None
         most = next((body[name] for name in _LIMITS if isinstance(body.get(name), int)), MAX_OUTPUT_TOKENS)
-        estimate = Learnt().estimate(len(request.content), most)
-        # nobody says here which calls are alike: what may be written is what is taken to be
-        whole = replace(estimate, output_tokens=float(most))
-        return self._profile.cost(whole, most)
+        characters = len(request.content)
+        try:
+            estimate = await self._limiter.estimate(
+                self._counted_scope(), self._role, characters=characters, max_output_tokens=most
+            )
+        except StoreLost:
+            estimate = Learnt().estimate(characters, most)
+        return _Guess(estimate, most)
 
-    async def _actual(self, permit: Permit, response: httpx2.Response) -> Cost:
+    def _charged(self, guess: "_Guess | None") -> Cost:
+        return {"requests": 1.0} if guess is None else self._profile.cost(guess.estimate, guess.most)
+
+    async def _learn(self, guess: "_Guess", used: Used) -> None:
+        with suppress(StoreLost):
+            await self._limiter.learn(
+                self._counted_scope(),
+                self._role,
+                characters=guess.estimate.characters,
+                estimate=guess.estimate,
+                used=used,
+            )
+
+    @staticmethod
+    async def _used(response: httpx2.Response) -> Used | None:
         if not response.headers.get("content-type", "").startswith("application/json"):
-            return {}
-        found = _object(await response.aread()) or {}
-        usage = found.get("usage")
-        if not isinstance(usage, dict):
-            return {}
-        return self._profile.actual(permit.cost, _used(usage)) if "tokens" in permit.cost else {}
+            return None
+        usage = (_object(await response.aread()) or {}).get("usage")
+        return _usage(usage) if isinstance(usage, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """What a request is thought to use, and the most it may write."""
+
+    estimate: Estimate
+    most: int
 
 
 def limited(client: Client, limiter: Limiter, scope: str, **more: Any) -> Client:
@@ -151,7 +195,7 @@ def _object(content: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _used(usage: dict[str, Any]) -> Used:
+def _usage(usage: dict[str, Any]) -> Used:
     """Usage as OpenAI and Anthropic write it."""
 
     def count(*names: str) -> int:

@@ -41,8 +41,13 @@ class Admitted:
     """Set by the caller once the provider has told the usage: what the call really cost."""
     observed: Mapping[str, Observed] = field(default_factory=dict)
     """What the provider says of its limits."""
+    was_sent: bool = False
     since: float = field(default_factory=monotonic)
     """When the call could start: what the provider says is no older."""
+
+    def sent(self) -> None:
+        """The call leaves now: from here on the provider may count it."""
+        self.was_sent = True
 
     def hear(self, dialect: str, headers: Mapping[str, str]) -> None:
         """Take note of an answer's rate-limit headers."""
@@ -77,8 +82,13 @@ class Admission:
         self._max_inline_wait = max_inline_wait
 
     @asynccontextmanager
-    async def admitted(self, scope: str, cost: Mapping[str, float], *, max_failures: int) -> AsyncIterator[Admitted]:
+    async def admitted(
+        self, scope: str | None, cost: Mapping[str, float], *, max_failures: int
+    ) -> AsyncIterator[Admitted]:
         """Heartbeat, wait for a permit, let the block make its call, settle it.
+
+        The block says with `sent()` that the call leaves: a permit whose call was never sent is given back, one whose
+        call was sent and has told no usage keeps its estimate. A `scope` of None is charged nothing.
 
         A `ProviderError` that leaves the block becomes the failure that Temporal understands; a 429 or an overload
         closes the scope for the whole fleet first.
@@ -87,8 +97,8 @@ class Admission:
             ApplicationError: a wait, a failure or a final failure, by the table in `workers/failures.py`.
         """
         async with beating() as progress:
-            share = self._limiter.share_of(scope, activity.info().priority.fairness_key or "")
-            counted = self._limiter.counts(share)
+            share = "" if scope is None else self._limiter.share_of(scope, activity.info().priority.fairness_key or "")
+            counted = self._limiter.counts(share) if share else frozenset()
             if counted:
                 charged = {name: units for name, units in cost.items() if name in counted}
                 admitted = Admitted(scope, await self._permit(share, charged))
@@ -98,8 +108,10 @@ class Admission:
                 yield admitted
             except errors.ProviderError as error:
                 raise await self._failed(error, admitted, progress, max_failures) from None
-            if admitted.permit is not None and admitted.actual is not None:
-                await self._settle(admitted.permit, admitted, counted)
+            except BaseException:
+                await self._end(admitted, frozenset())
+                raise
+            await self._end(admitted, counted)
 
     async def estimate(self, scope: str, role: str, *, characters: int, max_output_tokens: int) -> Estimate:
         """What a call of a model will use, by what the fleet has learnt of its role."""
@@ -170,10 +182,8 @@ class Admission:
             case errors.Unavailable():
                 progress.failed()
                 METRICS.provider_failures.labels(admitted.scope or "").inc()
-        if admitted.permit is not None and any(part.lease for part in admitted.permit.parts):
-            # the estimate stands, but nothing is in flight any more
-            with suppress(StoreLost):
-                await self._limiter.settle(admitted.permit, {})
+        admitted.was_sent = admitted.was_sent and not isinstance(error, errors.NotSent)
+        await self._end(admitted, frozenset())
         return failures.failure(error, failures=progress.failures, max_failures=max_failures, cooled=cooled)
 
     async def _close(self, admitted: Admitted, error: errors.ProviderError) -> bool:
@@ -184,7 +194,7 @@ class Admission:
         try:
             if isinstance(error, errors.Exhausted):
                 await self._limiter.close(admitted.scope, Closed.BILLING, by="provider", reason=str(error))
-                await self._limiter.cancel(permit)
+                admitted.was_sent = False  # nothing is counted of what is not paid
             else:
                 hint = None if error.retry_after_s is None else timedelta(seconds=error.retry_after_s)
                 await self._limiter.cool_down(permit.scope, retry_after=hint, permit=permit, limit=error.limit)
@@ -192,7 +202,15 @@ class Admission:
             return False
         return True
 
-    async def _settle(self, permit: Permit, admitted: Admitted, counted: frozenset[str]) -> None:
+    async def _end(self, admitted: Admitted, counted: frozenset[str]) -> None:
+        """Nothing is in flight any more: the permit is settled, or given back if its call was never sent."""
+        permit = admitted.permit
+        if permit is None:
+            return
+        if not (admitted.was_sent or admitted.actual or admitted.observed):
+            with suppress(StoreLost):
+                await self._limiter.cancel(permit)
+            return
         actual = {name: units for name, units in (admitted.actual or {}).items() if name in counted}
         try:
             age = timedelta(seconds=monotonic() - admitted.since)

@@ -73,11 +73,14 @@ def _profile(manifest: Manifest, scope: str) -> Profile:
 
 
 def _sliced(manifest: Manifest, scope: str, name: str, rate: Rate) -> Rate:
-    """Requests of a provider that enforces them over shorter windows come in no larger burst than one window grants."""
+    """Requests of a provider that enforces them over shorter windows come evenly: a second's worth at once.
+
+    A burst of a whole window, and what returns meanwhile, would be two windows' requests in one.
+    """
     window = _profile(manifest, scope).slice
     if name != "requests" or window is None or rate.burst is not None or rate.per <= window:
         return rate
-    return rate.model_copy(update={"burst": max(1.0, rate.units * (window / rate.per))})
+    return rate.model_copy(update={"burst": max(1.0, rate.units * (timedelta(seconds=1) / rate.per))})
 
 
 def quotas(manifest: Manifest) -> dict[str, Quota]:

@@ -79,7 +79,12 @@ async def saturate(asked: dict[str, Any]) -> dict[str, Any]:
             refused = 0
             while time.time() < asked["end"]:
                 at = time.time()
-                await acquire()
+                try:
+                    await acquire()
+                except asyncio.CancelledError:
+                    # in vain: it counts as having waited so long
+                    calls.append((asked["end"], time.time() - at, 0))
+                    raise
                 waited = time.time() - at
                 answer = await http.post("/v1/chat/completions", json=body)
                 calls.append((time.time(), waited, answer.status_code))
@@ -143,7 +148,6 @@ async def cooled(asked: dict[str, Any]) -> dict[str, Any]:
 
 async def _until_the_end(asked: dict[str, Any], work: list[Any]) -> None:
     tasks = [asyncio.create_task(one) for one in work]
-    # whoever still waits at the end has waited in vain: counted by what it has until then
     done, waiting = await asyncio.wait(tasks, timeout=max(0.0, asked["end"] - time.time()) + GRACE_S)
     for task in waiting:
         task.cancel()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import os
 import statistics
 import sys
@@ -87,7 +86,8 @@ async def _children(bench: Bench, contender: str, jobs: list[dict[str, Any]]) ->
                 process.kill()
         if process.returncode:
             raise Crashed(contender, process.returncode)
-        found: dict[str, Any] = json.loads(said)
+        # the last line: an SDK may have warned before
+        found: dict[str, Any] = json.loads(said.splitlines()[-1])
         return found
 
     return await asyncio.gather(*(one({**job, "contender": contender, "url": bench.redis}) for job in jobs))
@@ -141,12 +141,13 @@ async def saturation(
     figures = {
         "utilisation": sum(good) / (RATE * seconds),
         "429_per_ok": sum(status == 429 for _, _, status in every) / max(1, sum(good)),
-        "p99_wait_s": waits[min(len(waits) - 1, int(0.99 * len(waits)))] if waits else math.inf,
+        "p99_wait_s": waits[min(len(waits) - 1, int(0.99 * len(waits)))] if waits else seconds,
         "ideal_wait_s": ideal,
         "jain_agents": jain([float(one) for one in good]),
         "jain_processes": jain([sum(map(_good, process)) / len(process) for process in processes]),
         "starved": float(sum(one == 0 for one in good)),
-        "calls_per_grant": asked / max(1, len(every)),
+        "calls_per_grant": asked / max(1, sum(status != 0 for _, _, status in every)),
+        "429s_ever": float(sum(call[2] == 429 for part in parts for calls in part["agents"] for call in calls)),
     }
     report.row(trial, contender.label, **figures)
     return figures
@@ -214,7 +215,7 @@ def _shape(agents: tuple[int, ...]) -> str:
 
 
 def _steady(calls: list[list[float]], begin: float, end: float) -> list[list[float]]:
-    return [call for call in calls if begin + SETTLING_S <= call[0] < end]
+    return [call for call in calls if begin + SETTLING_S <= call[0] <= end]
 
 
 def _good(calls: list[list[float]]) -> int:

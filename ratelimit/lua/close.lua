@@ -17,7 +17,8 @@ if not chain then
 end
 local scope, cause = chain[1], tonumber(ARGV[2])
 local n = scope.n
-if n[CLOSED] == cause then
+-- whoever opens a scope also ends its cooldown
+if n[CLOSED] == cause and (cause ~= 0 or n[COOLDOWN] <= n[AT]) then
   return {0, write(scope)}
 end
 n[CLOSED] = cause

@@ -1,5 +1,6 @@
 """Header sets as providers send them."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -158,3 +159,54 @@ def test_the_one_limit_that_is_exhausted_is_named() -> None:
     headers = {"x-ratelimit-remaining-requests": "3", "x-ratelimit-remaining-tokens": "0"}
     assert read(headers, "openai", now=NOW).exhausted() == "tokens"
     assert read({**headers, "x-ratelimit-remaining-requests": "0"}, "openai", now=NOW).exhausted() is None
+
+
+@pytest.mark.parametrize(
+    ("said", "wait"),
+    [
+        (str(int(NOW) + 42), 42),
+        (str((int(NOW) + 42) * 1000), 42),
+        (datetime.fromtimestamp(NOW + 42, UTC).strftime("%a %b %d %H:%M:%S %Y"), 42),
+        ("1e15", None),
+        ("999999999", 86400),
+        ("9" * 40, 86400),
+    ],
+)
+def test_a_wait_may_be_an_instant_and_is_a_day_at_most(said, wait):
+    found = retry_after({"Retry-After": said}, NOW)
+    assert found == (None if wait is None else pytest.approx(wait, abs=1))
+
+
+def test_the_zone_of_this_machine_is_nobodys_concern(monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        said = datetime.fromtimestamp(NOW + 42, UTC).strftime("%a %b %d %H:%M:%S %Y")
+        assert retry_after({"Retry-After": said}, NOW) == pytest.approx(42, abs=1)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_policy_that_has_nothing_left_says_how_long_to_wait():
+    headers = {
+        "RateLimit": '"burst";r=5;t=1, "day";r=0;t=3000',
+        "RateLimit-Policy": '"burst";q=9;w=1, "day";q=90;w=86400',
+    }
+    said = read(headers, "generic", now=NOW)
+    assert said.retry_after_s == 3000
+    assert said.exhausted() == "requests_per_day"
+    assert said.limits["requests"].remaining == 5
+
+
+def test_further_windows_of_one_header_are_limits_of_their_own():
+    headers = {
+        "X-RateLimit-Limit": "1, 15000", "X-RateLimit-Policy": "1;w=1, 15000;w=2592000",
+        "X-RateLimit-Remaining": "1, 0", "X-RateLimit-Reset": "1, 1419704",
+    }  # fmt: skip
+    said = read(headers, "generic", now=NOW)
+    assert said.limits["requests"].remaining == 1
+    month = said.limits["requests_per_month"]
+    assert (month.limit, month.remaining, month.reset_s, month.period_s) == (15000, 0, 1419704, 2592000)
+    assert said.exhausted() == "requests_per_month"
+    assert said.retry_after_s == 86400

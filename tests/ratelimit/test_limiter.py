@@ -297,6 +297,13 @@ async def test_what_cannot_be_is_refused(limiter: Limiter) -> None:
         await limiter.reserve(SCOPE, {"requests": -1}, max_wait=s(0))
     with pytest.raises(BadCost):
         await limiter.cool_down(SCOPE, retry_after=s(-1))
+    permit = await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+    with pytest.raises(UnknownLimit, match="pages"):
+        await limiter.settle(permit, {"pages": 1})
+    await limiter.cancel(permit)
+    for wrong in (0, -5):
+        with pytest.raises(BadQuota, match="for_"):
+            await limiter.configure(QUOTA, for_=s(wrong))
     for more in ({"key": "\ud800"}, {"key": "k", "asker": "a\nb"}, {"key": "k", "asker": "\udfff"}):
         with pytest.raises(BadCost):
             await limiter.acquire(SCOPE, ONE, max_wait=s(0), **more)
@@ -475,6 +482,13 @@ async def test_a_frozen_scope_says_so_and_opens_again(limiter: Limiter, told: li
     assert await limiter.open(SCOPE, by="ann")
     await limiter.acquire(SCOPE, ONE, max_wait=s(0))
     assert [e.cause for e in told if isinstance(e, events.Shut)] == [Closed.FROZEN, Closed.NO]
+
+
+async def test_whoever_opens_a_scope_ends_its_cooldown(limiter: Limiter) -> None:
+    await limiter.cool_down(SCOPE, retry_after=s(300), cut=False)
+    assert await limiter.open(SCOPE, by="ann", reason="the provider was wrong")
+    await limiter.acquire(SCOPE, ONE, max_wait=s(2))
+    assert not await limiter.open(SCOPE)
 
 
 async def test_whoever_waits_when_a_scope_is_closed_is_told(limiter: Limiter, clock: JumpingClock) -> None:

@@ -159,6 +159,14 @@ async def test_a_quota_that_was_set_live_counts(limiter: Limiter, store: Away) -
         await limiter.acquire(SCOPE, {"requests": 0.5}, max_wait=s(0))
 
 
+async def test_a_shadow_limit_refuses_nothing(store: Away) -> None:
+    limits = {"requests": Limit(capacity=60, shadow=True), "tokens": Limit(capacity=60_000)}
+    async with Limiter(store, {SCOPE: Quota(scope=SCOPE, limits=limits)}, posture=Posture.DEGRADE) as limiter:
+        store.away = True
+        for _ in range(5):
+            await limiter.acquire(SCOPE, {"requests": 1, "tokens": 10}, max_wait=s(0))
+
+
 async def test_a_scope_that_nobody_configured_has_no_share(limiter: Limiter, store: Away) -> None:
     store.away = True
     with pytest.raises(StoreLost, match="nobody knows the quota"):

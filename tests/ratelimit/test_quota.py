@@ -70,5 +70,8 @@ def test_a_cost_below_zero_or_not_a_number_is_refused(units: float) -> None:
 
 def test_all_keys_of_a_provider_share_one_hash_tag() -> None:
     assert scope_key("openai/sim-large") == "fleet:{openai}:state:openai/sim-large"
-    assert place_key("openai/a", "run-1") == "fleet:{openai}:place:openai/a:run-1"
-    assert done_key("openai/b/org", "run-1#1") == "fleet:{openai}:done:openai/b/org:run-1#1"
+    assert place_key("openai/a", "run-1") == "fleet:{openai}:place:openai/a run-1"
+    assert done_key("openai/b/org", "run-1#1") == "fleet:{openai}:done:openai/b/org run-1#1"
+    # a scope may have colons: no two share a key
+    assert place_key("openai/a", "b:c") != place_key("openai/a:b", "c")
+    assert done_key("openai/a", "b:c") != done_key("openai/a:b", "c")

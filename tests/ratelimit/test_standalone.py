@@ -10,15 +10,18 @@ from importlib import resources
 from inspect import CO_COROUTINE
 from types import FunctionType
 
+import anthropic
 import httpx2
 import openai
 import pytest
 
 from load.simulators.server import Where
+from ratelimit.billing import codes, out_of_money
 from ratelimit.blocking import BlockingLimiter
 from ratelimit.errors import BadQuota, Denied
 from ratelimit.keys import changes_key, done_key, held_key, learnt_key, leases_key, live_key, place_key, scope_key
-from ratelimit.limiter import Limiter
+from ratelimit.limiter import Closed, Limiter
+from ratelimit.profiles import PROFILES
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
 from ratelimit.transport import LimitedTransport, limited
@@ -178,3 +181,96 @@ def test_threads_share_one_limiter(valkey: str) -> None:
         with pytest.raises(Denied):
             limiter.acquire(scope, {"requests": 1}, max_wait=timedelta(0))
     limiter.close()
+
+
+CLAUDE = "anthropic/claude"
+CLAUDES = Quota(
+    scope=CLAUDE,
+    limits={
+        "requests": Limit(capacity=600, burst=10),
+        "input_tokens": Limit(capacity=60_000),
+        "output_tokens": Limit(capacity=60_000),
+    },
+)
+
+
+@pytest.fixture
+async def claude(redis_store: RedisStore, simulators) -> AsyncIterator[tuple[Limiter, anthropic.AsyncAnthropic, Where]]:
+    where = await simulators(anthropic={"models": {"claude": {}}})
+    async with (
+        Limiter(redis_store, {CLAUDE: CLAUDES}) as limiter,
+        anthropic.AsyncAnthropic(base_url=where.http, api_key="sk-sim", max_retries=0) as plain,
+        limited(plain, limiter, CLAUDE, profile=PROFILES["anthropic"], role="tests") as client,
+    ):
+        await limiter.configure(CLAUDES, full=True)
+        yield limiter, client, where
+
+
+async def write(client: anthropic.AsyncAnthropic) -> anthropic.types.Message:
+    messages = [{"role": "user", "content": "What is a heap?"}]
+    return await client.messages.create(model="claude", max_tokens=20_000, messages=messages)
+
+
+async def test_anthropic_counts_what_was_read_and_written_and_the_fleet_learns(claude) -> None:
+    limiter, client, _ = claude
+    answer = await write(client)
+    seen = await limiter.inspect(CLAUDE)
+    spent = {name: 60_000 - seen.limits[name].level for name in ("input_tokens", "output_tokens")}
+    # refilled meanwhile: a thousand a second
+    assert spent["output_tokens"] <= answer.usage.output_tokens
+    assert spent["input_tokens"] <= answer.usage.input_tokens
+    for _ in range(20):
+        await write(client)
+    guess = await limiter.estimate(CLAUDE, "tests", characters=100, max_output_tokens=20_000)
+    assert guess.output_tokens < 10 * answer.usage.output_tokens + 10
+
+
+async def test_out_of_money_closes_the_scope_until_somebody_opens_it(desk: Desk) -> None:
+    client = desk.client(max_wait=timedelta(seconds=1))
+    async with httpx2.AsyncClient(base_url=desk.where.http) as http:
+        await http.post("/_fault", json={"provider": "openai", "status": 429, "code": "insufficient_quota"})
+    with pytest.raises(openai.RateLimitError) as raised:
+        await ask(client)
+    assert raised.value.code == "insufficient_quota"
+    seen = await desk.limiter.inspect(SCOPE)
+    assert seen.closed is Closed.BILLING
+    # nothing is counted of what is not paid
+    assert await desk.level("tokens") == 60_000
+    with pytest.raises(Denied):
+        await ask(client)
+    await desk.limiter.open(SCOPE)
+    await ask(client)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "status", "body", "money"),
+    [
+        ("openai", 429, {"error": {"code": "insufficient_quota", "type": "insufficient_quota"}}, True),
+        ("openai", 429, {"error": {"code": "rate_limit_exceeded", "type": "tokens"}}, False),
+        ("anthropic", 402, {}, True),
+        ("anthropic", 403, {"error": {"type": "billing_error", "message": "pay"}}, True),
+        (
+            "anthropic",
+            429,
+            {"error": {"type": "rate_limit_error", "details": {"error_code": "enforced_spend_limit_reached"}}},
+            True,
+        ),
+        (
+            "anthropic",
+            400,
+            {
+                "error": {
+                    "type": "invalid_request_error",
+                    "message": "Your credit balance is too low to access the API.",
+                }
+            },
+            True,
+        ),
+        ("anthropic", 400, {"error": {"type": "invalid_request_error", "message": "max_tokens: required"}}, False),
+        ("anthropic", 500, {"error": {"type": "billing_error"}}, False),
+        ("anthropic", 429, None, False),
+        ("generic", 429, {"error": "quota"}, False),
+    ],
+)
+def test_what_means_money(dialect, status, body, money) -> None:
+    assert out_of_money(dialect, status, codes(body)) is money

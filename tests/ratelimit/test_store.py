@@ -254,7 +254,7 @@ async def test_places_do_not_stay_for_ever(redis_store: RedisStore) -> None:
     await redis_store.configure(QUOTA, full=True, seed=True)
     answer = await reserve(redis_store, CHAIN, [ask(key="k")])
     assert answer is not None
-    place, done = "fleet:{openai}:place:openai/sim:k", "fleet:{openai}:done:openai/sim:k#1"
+    place, done = "fleet:{openai}:place:openai/sim k", "fleet:{openai}:done:openai/sim k#1"
     assert 86_000_000 < await redis_store.execute("PTTL", place) <= 86_400_000
     await redis_store.settle(CHAIN, permit(answer.bookings[0], "k"), actual={})
     assert 0 < await redis_store.execute("PTTL", place) <= 600_000

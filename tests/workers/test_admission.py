@@ -1,6 +1,8 @@
 """Admission: waits are states, failures are counted, a 429 closes the scope for all."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Self
@@ -17,6 +19,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from fleet.contracts.names import FailureType
 from ratelimit.limiter import Closed, Limiter
 from ratelimit.memory import MemoryStore
+from ratelimit.places import Kind
 from ratelimit.quota import Limit, Quota
 from workers.admission import CLOSED_LOOK, Admission
 from workers.providers import errors
@@ -48,6 +51,7 @@ class Desk:
         async def body() -> float:
             cost = {"requests": units, "tokens": 99.0}
             async with self.admission.admitted(SCOPE, cost, max_failures=max_failures) as admitted:
+                admitted.sent()
                 self.calls += 1
                 if answer is not None:
                     raise answer
@@ -122,6 +126,51 @@ async def test_an_estimate_is_settled_by_what_the_call_really_cost():
 
         await ActivityEnvironment().run(body)
         assert (await desk.limiter.inspect(SCOPE)).limits["requests"].level >= 9
+
+
+async def test_what_was_never_sent_is_given_back():
+    async with Desk() as desk:
+
+        async def unsent() -> None:
+            async with desk.admission.admitted(SCOPE, {"requests": 5.0}, max_failures=1):
+                raise errors.Unavailable("the ledger does not answer")
+
+        async def stopped() -> None:
+            async with desk.admission.admitted(SCOPE, {"requests": 5.0}, max_failures=1):
+                raise asyncio.CancelledError
+
+        async def done_before() -> None:
+            async with desk.admission.admitted(SCOPE, {"requests": 5.0}, max_failures=1):
+                return
+
+        for body, raised in ((unsent, ApplicationError), (stopped, asyncio.CancelledError), (done_before, None)):
+            with pytest.raises(raised) if raised else nullcontext():
+                await desk.attempt(body, activity_id=body.__name__)  # type: ignore[arg-type]
+        with pytest.raises(ApplicationError):
+            await desk.attempt(desk.call(5, answer=errors.NotSent("no connection")), activity_id="4")
+        assert (await desk.limiter.inspect(SCOPE)).limits["requests"].level == 10
+        # what was sent and has failed may have been counted
+        with pytest.raises(ApplicationError):
+            await desk.attempt(desk.call(5, answer=errors.Unavailable("500")), activity_id="5")
+        assert (await desk.limiter.inspect(SCOPE)).limits["requests"].level < 7
+
+
+@pytest.mark.parametrize("answer", [None, errors.Unavailable("500"), errors.RateLimited("429", retry_after_s=0.001)])
+async def test_what_is_in_flight_ends_with_the_call_however_it_ends(answer):
+    async with Desk() as desk:
+        flights = Limit(capacity=1, period=timedelta(minutes=1), kind=Kind.IN_FLIGHT)
+        await desk.limiter.configure(Quota(scope=SCOPE, limits={"in_flight": flights}), full=True)
+
+        async def body() -> None:
+            async with desk.admission.admitted(SCOPE, {"requests": 1.0}, max_failures=1) as admitted:
+                admitted.sent()
+                assert (await desk.limiter.inspect(SCOPE)).limits["in_flight"].level == 0
+                if answer is not None:
+                    raise answer
+
+        with pytest.raises(ApplicationError) if answer else nullcontext():
+            await desk.attempt(body)  # type: ignore[arg-type]
+        assert (await desk.limiter.inspect(SCOPE)).limits["in_flight"].level == 1
 
 
 async def test_a_429_closes_the_scope_for_everybody():

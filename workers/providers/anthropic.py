@@ -7,6 +7,7 @@ from typing import Any
 import anthropic
 
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
+from ratelimit.billing import codes, out_of_money
 from ratelimit.profiles import PROFILES, Profile
 from workers.providers import errors
 from workers.providers.chat import Heard, not_heard
@@ -47,7 +48,7 @@ class AnthropicChat:
         except anthropic.APIStatusError as error:
             raise _translate(self._name, error) from None
         except anthropic.APIError as error:
-            raise errors.Unavailable(f"{self._name}: {error.message}") from None
+            raise errors.unanswered(f"{self._name}: {error.message}", error.__cause__) from None
         heard(raw.headers)
         with errors.understood(self._name):
             answer = await _parsed(raw)
@@ -82,7 +83,7 @@ class AnthropicChat:
         except anthropic.APIStatusError as error:
             raise _translate(self._name, error) from None
         except anthropic.APIError as error:
-            raise errors.Unavailable(f"{self._name}: {error.message}") from None
+            raise errors.unanswered(f"{self._name}: {error.message}", error.__cause__) from None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -131,7 +132,6 @@ def _translate(name: str, error: anthropic.APIStatusError) -> errors.ProviderErr
     if error.status_code == 401:
         return errors.Refused(f"{name}: the API key was refused (401)")
     message = f"{name}: {error.message}"
-    code = getattr(error, "error_code", None) or ""
-    if "spend" in str(code):
+    if out_of_money("anthropic", error.status_code, codes(error.body)):
         return errors.Exhausted(message)
     return errors.from_status(error.status_code, message, error.response.headers, dialect="anthropic")

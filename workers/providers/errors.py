@@ -4,7 +4,8 @@ ProviderError
 ├── RateLimited       429: over the quota; `retry_after` if the provider said so
 ├── Overloaded        503, 529: not our quota; `retry_after` if the provider said so
 ├── Unavailable       500s, time-outs, broken connections and streams: may work later
-│   └── Lost          …in the middle of an effect, which may have taken place
+│   ├── Lost          …in the middle of an effect, which may have taken place
+│   └── NotSent       …before anything was sent
 ├── Refused           401, 403: the key or the permission is wrong
 ├── Exhausted         out of money, or beyond a spend limit
 └── BadRequest        the request itself is not accepted
@@ -14,7 +15,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import time
 
+import httpx2
+
 from ratelimit.headers import read, retry_after
+
+NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
 
 class ProviderError(Exception):
@@ -53,6 +58,15 @@ class BadRequest(ProviderError):
 
 class Lost(Unavailable):
     """An effect may have taken place: look it up before having it again."""
+
+
+class NotSent(Unavailable):
+    """No connection: the provider never heard of the call, and counts none."""
+
+
+def unanswered(message: str, cause: BaseException | None) -> Unavailable:
+    """The error for a call without an answer, by what the HTTP client says."""
+    return (NotSent if isinstance(cause, NOT_SENT) else Unavailable)(message)
 
 
 @contextmanager

@@ -8,18 +8,10 @@ from typing import Any, cast
 import openai
 
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
+from ratelimit.billing import out_of_money
 from ratelimit.profiles import PROFILES, Profile
 from workers.providers import errors
 from workers.providers.chat import Heard, not_heard
-
-_BILLING = {
-    "insufficient_quota",
-    "billing_hard_limit_reached",
-    "credit_balance_exhausted",
-    "organization_spend_limit_exceeded",
-    "project_spend_limit_exceeded",
-    "organization_usage_limit_exceeded",
-}
 
 
 class OpenAIChat:
@@ -63,7 +55,7 @@ class OpenAIChat:
         except openai.APIStatusError as error:
             raise _translate(self._name, error) from None
         except openai.APIConnectionError as error:
-            raise errors.Unavailable(f"{self._name}: {_cause(error)}") from None
+            raise errors.unanswered(f"{self._name}: {_cause(error)}", error.__cause__) from None
         except openai.APIError as error:
             raise errors.Unavailable(f"{self._name}: {error.message}") from None
         heard(raw.headers)
@@ -102,7 +94,7 @@ class OpenAIChat:
         except openai.APIStatusError as error:
             raise _translate(self._name, error) from None
         except openai.APIConnectionError as error:
-            raise errors.Unavailable(f"{self._name}: {_cause(error)}") from None
+            raise errors.unanswered(f"{self._name}: {_cause(error)}", error.__cause__) from None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -135,7 +127,7 @@ def _translate(name: str, error: openai.APIStatusError) -> errors.ProviderError:
         # the provider's text repeats part of the key
         return errors.Refused(f"{name}: the API key was refused (401)")
     message = f"{name}: {error.message}"
-    if error.code in _BILLING or error.type == "insufficient_quota":
+    if out_of_money("openai", error.status_code, [error.code, error.type]):
         return errors.Exhausted(message)
     return errors.from_status(
         error.status_code, message, error.response.headers, dialect="openai", limit=_limit(error.type, error.message)

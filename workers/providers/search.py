@@ -8,12 +8,14 @@ import httpx2
 
 from workers.corpus.documents import BadRequest, CorpusError, CorpusUnavailable, EmptyCorpus, UnknownDocument
 from workers.corpus.index import Corpus
+from workers.providers.errors import NOT_SENT
 from workers.providers.search_page import PageReader
 from workers.providers.search_types import (
     FetchedDocument,
     Operation,
     SearchBadRequest,
     SearchError,
+    SearchNotSent,
     SearchRateLimited,
     SearchRefused,
     SearchResponse,
@@ -30,6 +32,7 @@ __all__ = [
     "FetchedDocument",
     "SearchBadRequest",
     "SearchError",
+    "SearchNotSent",
     "SearchProvider",
     "SearchRateLimited",
     "SearchRefused",
@@ -116,9 +119,11 @@ class _WebSearch:
             response = await self._http.request(method, self._base + path, **request)
         except httpx2.TimeoutException as error:
             # `from None`: a transport error's text may quote a header, and with it the key.
-            raise SearchUnavailable(f"{self.name} did not answer in time ({type(error).__name__})") from None
+            kind = SearchNotSent if isinstance(error, NOT_SENT) else SearchUnavailable
+            raise kind(f"{self.name} did not answer in time ({type(error).__name__})") from None
         except httpx2.RequestError as error:
-            raise SearchUnavailable(f"{self.name} cannot be reached: {self._without_key(str(error))}") from None
+            kind = SearchNotSent if isinstance(error, NOT_SENT) else SearchUnavailable
+            raise kind(f"{self.name} cannot be reached: {self._without_key(str(error))}") from None
         except httpx2.InvalidURL:
             raise SearchBadRequest(f"{self.name}'s base URL is not a URL: correct it in the settings") from None
         headers = public_headers(response.headers)

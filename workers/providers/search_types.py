@@ -80,6 +80,10 @@ class SearchUnavailable(SearchError):
     """5xx, a time-out, no connection, or an answer that makes no sense: trying again may help."""
 
 
+class SearchNotSent(SearchUnavailable):
+    """No connection: the provider never heard of the search."""
+
+
 class SearchRefused(SearchError):
     """The key is missing, wrong or out of credit, or access is forbidden: a human must act."""
 

@@ -103,7 +103,7 @@ def _at_connect(where: str, error: Exception) -> errors.ProviderError:
         return errors.Refused(f"{where}: user or password was refused")
     if isinstance(error, aiosmtplib.SMTPResponseException) and 400 <= error.code < 600:
         return _answer(where, error.code, error.message)
-    return errors.Unavailable(f"{where}: {error}")
+    return errors.NotSent(f"{where}: {error}")
 
 
 def _answer(where: str, code: int, text: str) -> errors.ProviderError:

@@ -41,6 +41,7 @@ class LlmTools:
         )
         cost = provider.profile.cost(estimate, request.max_output_tokens)
         async with self._admission.admitted(request.model, cost, max_failures=request.max_failures) as admitted:
+            admitted.sent()
             request_id = f"{info.workflow_id}/{info.activity_id}/{info.attempt}"
             result = await provider.chat(
                 request, model=model, request_id=request_id, heard=partial(admitted.hear, provider.profile.dialect)

@@ -13,7 +13,7 @@ from temporalio import activity
 from fleet.contracts.names import FailureType, effect_key
 from fleet.contracts.tools import EMAIL_SEND, ToolRequest, ToolResult
 from workers import failures
-from workers.admission import Admission
+from workers.admission import Admission, Admitted
 from workers.effects.ledger import Ledger, LedgerLost, State
 from workers.providers import errors
 from workers.providers.smtp import Relay
@@ -42,7 +42,7 @@ class MailTools:
             self._scope, {"messages": 1.0, "recipients": 1.0}, max_failures=request.max_failures
         ) as admitted:
             try:
-                reply = await self._once(key, message)
+                reply = await self._once(key, message, admitted)
             except LedgerLost as lost:
                 raise errors.Unavailable(str(lost)) from None
         evidence = {"message_id": str(message["Message-ID"]), "to": str(message["To"]), "reply": reply}
@@ -54,7 +54,7 @@ class MailTools:
             evidence=evidence,
         )
 
-    async def _once(self, key: str, message: EmailMessage) -> str:
+    async def _once(self, key: str, message: EmailMessage, admitted: Admitted) -> str:
         claim = await self._ledger.claim(key)
         if claim.state is State.DONE:
             return claim.evidence
@@ -71,6 +71,7 @@ class MailTools:
                 reply = "accepted, found by Message-ID"
                 await self._ledger.record(key, claim.fence, State.DONE, reply)
                 return reply
+        admitted.sent()
         try:
             reply = await self._relay.send(message)
         except errors.Lost:

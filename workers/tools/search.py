@@ -12,7 +12,14 @@ from workers.admission import Admission
 from workers.corpus.index import CorpusError
 from workers.corpus.passage import passage
 from workers.providers import errors
-from workers.providers.search import SearchError, SearchProvider, SearchRateLimited, SearchRefused, SearchUnavailable
+from workers.providers.search import (
+    SearchError,
+    SearchNotSent,
+    SearchProvider,
+    SearchRateLimited,
+    SearchRefused,
+    SearchUnavailable,
+)
 
 RESULTS = 5
 """Hits per search."""
@@ -40,8 +47,10 @@ class SearchTools:
         async with self._admission.admitted(
             self._scope, {"requests": 1.0}, max_failures=request.max_failures
         ) as admitted:
+            admitted.sent()
             try:
                 found = await self._provider.search(query, RESULTS)
+                admitted.hear("generic", found.headers)
             except (SearchError, CorpusError) as error:
                 raise _translate(error) from None
         results = [{"id": r.id, "title": r.title, "snippet": r.snippet} for r in found.results]
@@ -57,9 +66,8 @@ class SearchTools:
         document_id = str(request.arguments.get("id", "")).strip()
         about = str(request.arguments.get("about", ""))
         began = monotonic()
-        async with self._admission.admitted(
-            self._scope, {"requests": 1.0}, max_failures=request.max_failures
-        ) as admitted:
+        # a page is read from its own server: the search provider counts nothing
+        async with self._admission.admitted(None, {}, max_failures=request.max_failures) as admitted:
             try:
                 found = await self._provider.fetch(document_id, LOOK_CHARS)
             except (SearchError, CorpusError) as error:
@@ -81,6 +89,8 @@ def _translate(error: SearchError | CorpusError) -> errors.ProviderError:
     match error:
         case SearchRateLimited() if error.operation == "search":
             return errors.RateLimited(str(error), retry_after_s=error.retry_after)
+        case SearchNotSent():
+            return errors.NotSent(str(error))
         # a page's own 429 says nothing about the search provider's quota
         case SearchRateLimited() | SearchUnavailable():
             return errors.Unavailable(str(error), retry_after_s=error.retry_after)
