@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from ratelimit import events
 from ratelimit.arithmetic import unit_of
 from ratelimit.clock import Clock, MonotonicClock
-from ratelimit.credit import Credits
+from ratelimit.credit import Credit, Credits, Unfit
 from ratelimit.endings import Endings
 from ratelimit.errors import CostTooLarge, Denied, StoreLost, UnknownLimit
 from ratelimit.line import Gone, Late, Line, Ready
@@ -193,7 +193,8 @@ class Limiter(Endings):
             StoreLost: the store does not answer.
         """
         ask = self._permits.plain(cost, max_wait) if key is None else ask_for(cost, max_wait, key, asker, hold=hold)
-        booking = self._credits.take(scope, ask)
+        away = self._outage is not None and self._outage.lasts
+        booking = self._credits.take(scope, ask) if key is None and not away else None
         if booking is not None:
             self._tell_granted(self._line(scope), 0.0)
             return self._permits.bound(scope, booking, ask, 0.0)
@@ -221,12 +222,8 @@ class Limiter(Endings):
         line = self._line(scope)
         credit = self._credits.of(scope, ask)
         if credit is not None:
-            booking, waited = await credit.wait(self._clock.time() + ask.max_wait)
-            self._note(line, booking, ask)
-            if booking.outcome is not Outcome.TAKEN:
-                raise Denied(upwards(booking.wait), scope, booking.limit)
-            self._tell_granted(line, waited)
-            return self._permits.bound(scope, booking, ask, waited)
+            with suppress(Unfit):
+                return await self._from_window(credit, scope, ask)
         first_at: float | None = None
         while True:
             booking = await self._book(scope, ask)
@@ -258,6 +255,15 @@ class Limiter(Endings):
                     # the store keeps the place for later or books it anew
                     left = max(0.0, deadline - self._clock.time())
                     ask = Ask(cost=cost, max_wait=left, hold=hold, key=key, asker=asker)
+
+    async def _from_window(self, credit: Credit, scope: str, ask: Ask) -> Permit:
+        line = self._line(scope)
+        booking, waited = await credit.wait(self._clock.time() + ask.max_wait)
+        self._note(line, booking, ask)
+        if booking.outcome is not Outcome.TAKEN:
+            raise Denied(upwards(booking.wait), scope, booking.limit)
+        self._tell_granted(line, waited)
+        return self._held(self._permits.bound(scope, booking, ask, waited))
 
     @asynccontextmanager
     async def using(

@@ -89,6 +89,10 @@ class Line:
         """The clocks by the last answer."""
         self.read_at = 0.0
         """When that came, by the local clock."""
+        self.stale = False
+        """One scope of the chain has been closed or slowed since: the clocks are no longer what they were."""
+        self.on_refresh: Callable[[], None] | None = None
+        """Is told of every answer."""
         self._soonest = TICK_S
         self._per_call_s = 0.0
         self._asks: list[tuple[Ask, asyncio.Future[Booking]]] = []
@@ -243,14 +247,24 @@ class Line:
 
     def hear(self, scope: str, reading: ClockReading | None) -> None:
         """Take the clock of an answer about one scope of the chain."""
-        if reading is not None and self.readings is not None and scope in self.scopes:
-            i = self.scopes.index(scope)
-            self.refresh((*self.readings[:i], reading, *self.readings[i + 1 :]))
+        if reading is None or self.readings is None or scope not in self.scopes:
+            return
+        if len(self.scopes) == 1:
+            self.refresh((reading,))
+            return
+        last = self.readings[self.scopes.index(scope)]
+        if reading.closed_for > last.closed_for or reading.pace < last.pace:
+            # of the others nothing new is known: whoever waits looks at all of them now
+            self.stale = True
+            self._woken.set()
+            if self.on_refresh is not None:
+                self.on_refresh()
 
     def refresh(self, readings: Readings | None) -> None:
         """Take the clocks of any answer, and call up those who are due."""
         if readings is None:
             return
+        self.stale = False
         last = self.readings
         watched = False
         if last is not None:
@@ -267,6 +281,8 @@ class Line:
             self._judge(waiter, readings, watched)
         self._waiters = [w for w in self._waiters if not w.verdict.done()]
         self._woken.set()
+        if self.on_refresh is not None:
+            self.on_refresh()
 
     async def aclose(self) -> None:
         """End the background tasks; whoever still waits gets `StoreLost`."""
@@ -392,7 +408,7 @@ class Line:
                 self._depart()
 
     def _next_look(self) -> float:
-        return self.read_at + max(SHORTEST_S, self._soonest)
+        return self.read_at + (SHORTEST_S if self.stale else max(SHORTEST_S, self._soonest))
 
     async def _look(self) -> None:
         try:

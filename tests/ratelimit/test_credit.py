@@ -9,6 +9,7 @@ import pytest
 from ratelimit import events
 from ratelimit.credit import LARGEST
 from ratelimit.errors import BadQuota, CostTooLarge, Denied, StoreLost, UnknownLimit
+from ratelimit.headers import Observed
 from ratelimit.limiter import Limiter
 from ratelimit.places import Kind
 from ratelimit.quota import Limit, Quota
@@ -229,6 +230,123 @@ async def test_what_is_in_flight_is_counted_call_by_call(store, clock) -> None:
         assert all(permit.parts[0].lease for permit in permits)
         with pytest.raises(Denied):
             await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+
+
+async def test_a_limit_in_flight_that_is_set_live_holds_from_then_on(limiter, store, clock) -> None:
+    await limiter.acquire(SCOPE, ONE, max_wait=s(1))
+    flights = Limit(capacity=2, period=s(60), kind=Kind.IN_FLIGHT)
+    await limiter.configure(Quota(scope=SCOPE, limits={**QUOTA.limits, "in_flight": flights}), full=True)
+    await limiter.clock(SCOPE)
+    permits = [await limiter.acquire(SCOPE, ONE, max_wait=s(1)) for _ in range(2)]
+    assert all(permit.parts[0].lease for permit in permits)
+    with pytest.raises(Denied):
+        await limiter.acquire(SCOPE, ONE, max_wait=s(1))
+
+
+async def test_who_waits_while_the_quota_changes_its_kind_is_booked_one_by_one(limiter, clock) -> None:
+    waiting = [asyncio.create_task(limiter.acquire(SCOPE, ONE, max_wait=s(60))) for _ in range(20)]
+    await clock.reach(clock.now + 0.2)
+    flights = Limit(capacity=50, period=s(60), kind=Kind.IN_FLIGHT)
+    await limiter.configure(Quota(scope=SCOPE, limits={**QUOTA.limits, "in_flight": flights}), full=True)
+    permits = await asyncio.gather(*waiting)
+    assert sum(bool(permit.parts[0].lease) for permit in permits) >= 5
+    # what was booked ahead is back: nothing but the permits is charged
+    assert await level(limiter) >= -1e-6
+
+
+async def test_a_call_with_a_key_is_never_served_from_a_window(store, clock) -> None:
+    async with Limiter(store, {SCOPE: FAST}, clock=clock, credit_window=256) as limiter:
+        await limiter.configure(FAST, full=True)
+        await limiter.clock(SCOPE)
+        for _ in range(20):
+            await limiter.acquire(SCOPE, ONE, max_wait=s(1))
+        permits = [await limiter.acquire(SCOPE, ONE, max_wait=s(1), key="k", asker="1") for _ in range(2)]
+        assert permits[0].id == permits[1].id
+        assert "k" in store.model.places or any("k" in place for place in store.model.places)
+
+
+async def test_what_is_free_is_granted_to_those_who_cannot_wait(limiter) -> None:
+    for _ in range(10):
+        await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+    with pytest.raises(Denied):
+        await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+
+
+async def test_nothing_is_booked_for_those_who_have_left(limiter, clock) -> None:
+    await limiter.cool_down(SCOPE, retry_after=s(20), cut=False)
+    patient = [asyncio.create_task(limiter.acquire(SCOPE, ONE, max_wait=s(90))) for _ in range(8)]
+
+    async def impatient() -> None:
+        for _ in range(8):
+            with pytest.raises(Denied):
+                await limiter.acquire(SCOPE, ONE, max_wait=s(0.3))
+
+    await asyncio.gather(*(impatient() for _ in range(20)))
+    await clock.reach(clock.now + 1.1)
+    assert await level(limiter) >= -8
+    await asyncio.gather(*patient)
+
+
+async def test_others_who_stand_in_line_are_waited_for_once(limiter, store, clock) -> None:
+    async with Limiter(store, {SCOPE: QUOTA}, clock=clock) as other:
+        others = [asyncio.create_task(other.acquire(SCOPE, ONE, max_wait=s(90))) for _ in range(60)]
+        await clock.reach(clock.now + 0.2)
+        # fifty before them, ten a second: all of them are there within seven seconds, whoever comes later
+        mine = [asyncio.create_task(limiter.acquire(SCOPE, ONE, max_wait=s(8))) for _ in range(8)]
+        await clock.reach(clock.now + 0.3)
+        others += [asyncio.create_task(other.acquire(SCOPE, ONE, max_wait=s(90))) for _ in range(60)]
+        await asyncio.gather(*mine)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+async def test_places_that_are_on_their_way_when_the_limiter_closes_go_back(store, clock) -> None:
+    limiter = Limiter(store, {SCOPE: QUOTA}, clock=clock, credit_window=256)
+    await limiter.configure(QUOTA, full=True)
+    await limiter.clock(SCOPE)
+    waiting = [asyncio.create_task(limiter.acquire(SCOPE, ONE, max_wait=s(60))) for _ in range(50)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await limiter.aclose()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    granted = sum(task.exception() is None for task in waiting)
+    async with Limiter(store, {SCOPE: QUOTA}, clock=clock) as other:
+        assert await level(other) == pytest.approx(10 - granted, abs=0.5)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_caller_cancelled_at_any_turn_leaves_nothing_charged(limiter, clock, turns) -> None:
+    asking = asyncio.create_task(limiter.acquire(SCOPE, ONE, max_wait=s(9)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asking.cancel()
+    found = await asyncio.gather(asking, return_exceptions=True)
+    await pass_time(clock, 1)
+    granted = not isinstance(found[0], BaseException)
+    assert await level(limiter) == (10 if not granted or clock.now > 1000 else 9)
+
+
+async def test_an_outer_scope_that_is_closed_holds_the_window_too(store, clock) -> None:
+    org = Quota(scope="openai/org", limits={"requests": Limit(capacity=6000)})
+    inner = Quota(scope=SCOPE, limits=QUOTA.limits, within="openai/org")
+    async with Limiter(store, {SCOPE: inner, "openai/org": org}, clock=clock, credit_window=64) as limiter:
+        for quota in (org, inner):
+            await limiter.configure(quota, full=True)
+        await limiter.clock(SCOPE)
+        waiting = [asyncio.create_task(limiter.acquire(SCOPE, ONE, max_wait=s(60))) for _ in range(60)]
+        began = clock.now
+        for _ in range(20):
+            # hearing of the outer scope puts nobody off
+            await limiter.observe("openai/org", {"requests": Observed(remaining=5000)})
+            await clock.reach(clock.now + 0.05)
+        assert sum(task.done() for task in waiting) >= 10 + 10 * (clock.now - began) - 3
+        await limiter.cool_down("openai/org", retry_after=s(5), cut=False)
+        await asyncio.sleep(0)
+        done = sum(task.done() for task in waiting)
+        await clock.reach(clock.now + 4.5)
+        assert sum(task.done() for task in waiting) == done
+        await asyncio.gather(*waiting)
 
 
 async def test_two_processes_share_one_quota(redis_store: RedisStore, valkey: str) -> None:

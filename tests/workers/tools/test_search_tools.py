@@ -47,7 +47,7 @@ async def level(limiter: Limiter) -> float:
 
 async def test_a_search_is_charged_and_a_page_is_not(tools: SearchTools, limiter: Limiter) -> None:
     environment = ActivityEnvironment()
-    found = await environment.run(tools.query, asked(query="limits"))
+    found = await environment.run(tools.query, asked(query="idempotency key"))
     assert found.quota is not None
     assert 4 <= await level(limiter) < 4.1
     results = json.loads(found.content)["results"]
