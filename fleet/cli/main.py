@@ -233,11 +233,12 @@ def quota_freeze(
     reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "",
     by: Annotated[str | None, typer.Option(help="Who. Default: the user of this machine.")] = None,
     manifest: ManifestOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Close a scope for the whole fleet: no call starts until somebody thaws it. Runs wait, none fails."""
     from fleet.cli import quota
 
-    quota.freeze(scope, reason=reason, by=by, manifest=manifest)
+    quota.freeze(scope, reason=reason, by=by, manifest=manifest, json=json)
 
 
 @quota_app.command("thaw")
@@ -246,11 +247,12 @@ def quota_thaw(
     reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "",
     by: Annotated[str | None, typer.Option(help="Who. Default: the user of this machine.")] = None,
     manifest: ManifestOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Open a scope that was frozen, or closed because the provider wants money."""
+    """Open a scope that was frozen, or closed because the provider wants money; ends a cooldown too."""
     from fleet.cli import quota
 
-    quota.thaw(scope, reason=reason, by=by, manifest=manifest)
+    quota.thaw(scope, reason=reason, by=by, manifest=manifest, json=json)
 
 
 @quota_app.command("set")
@@ -264,6 +266,7 @@ def quota_set(
     by: Annotated[str | None, typer.Option(help="Who. Default: the user of this machine.")] = None,
     expect: Annotated[int | None, typer.Option(min=0, help="Set it only over this version.")] = None,
     manifest: ManifestOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Set limits for the whole fleet, from the very next call on.
 
@@ -281,6 +284,7 @@ def quota_set(
         by=by,
         expect=expect,
         manifest=manifest,
+        json=json,
     )
 
 

@@ -1,6 +1,7 @@
 """Live quotas: what is in force, who set it, and setting it for the whole fleet at once."""
 
 import getpass
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from fleet.manifest import Manifest
 from fleet.rates import UNITS, read_count, read_duration, read_rate, unit_of
 
 if TYPE_CHECKING:
-    from ratelimit.limiter import Limiter, Snapshot
+    from ratelimit.limiter import Limiter, LimitSnapshot, Snapshot
     from ratelimit.places import Standing
     from ratelimit.quota import Limit, Quota
 
@@ -135,6 +136,7 @@ def set_(
     by: str | None,
     expect: int | None,
     manifest: Path | None,
+    json: bool,
 ) -> None:
     """Set limits of a scope; those that are not named stay."""
 
@@ -148,6 +150,11 @@ def set_(
             version = seen.version if expect is None else expect
             await shared.configure(changed, expect=version, for_=span, by=by or getpass.getuser(), reason=reason)
             after = await shared.inspect(scope)
+        if json:
+            now_set = {name: _written(limit) for name, limit in changed.limits.items()}
+            for_s = span.total_seconds() if span else None
+            output.document({"scope": scope, "version": after.version, "limits": now_set, "for_s": for_s})
+            return
         said = ", ".join(f"{name} {_written(limit)}" for name, limit in changed.limits.items())
         ends = f", for {output.seconds(span.total_seconds())}" if span else ""
         typer.echo(f"{scope}: {said}, version {after.version}{ends}")
@@ -156,26 +163,32 @@ def set_(
     context.run(work())
 
 
-def freeze(scope: str, *, reason: str, by: str | None, manifest: Path | None) -> None:
+def freeze(scope: str, *, reason: str, by: str | None, manifest: Path | None, json: bool) -> None:
     """Close a scope for the whole fleet."""
 
     async def work() -> None:
         async with shared_limiter(manifest) as (shared, loaded):
             check_scope(scope, loaded)
             new = await shared.close(scope, by=by or getpass.getuser(), reason=reason)
-        typer.echo(f"{scope}: {'frozen' if new else 'was frozen already'}; fleet quota thaw {scope}")
+        if json:
+            output.document({"scope": scope, "closed": "frozen", "changed": new})
+        else:
+            typer.echo(f"{scope}: {'frozen' if new else 'was frozen already'}; fleet quota thaw {scope}")
 
     context.run(work())
 
 
-def thaw(scope: str, *, reason: str, by: str | None, manifest: Path | None) -> None:
-    """Open a scope that was closed."""
+def thaw(scope: str, *, reason: str, by: str | None, manifest: Path | None, json: bool) -> None:
+    """Open a scope that was closed, and end its cooldown."""
 
     async def work() -> None:
         async with shared_limiter(manifest) as (shared, loaded):
             check_scope(scope, loaded)
             new = await shared.open(scope, by=by or getpass.getuser(), reason=reason)
-        typer.echo(f"{scope}: {'open' if new else 'was open already'}")
+        if json:
+            output.document({"scope": scope, "closed": None, "changed": new})
+        else:
+            typer.echo(f"{scope}: {'open' if new else 'was open already'}")
 
     context.run(work())
 
@@ -288,6 +301,15 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _waiting(name: str, limit: "LimitSnapshot") -> int | None:
+    """How many calls stand in line for a limit of which each spends one; None where they spend unlike much."""
+    from ratelimit.arithmetic import unit_of
+
+    if unit_of(name) not in ("requests", "messages"):
+        return None
+    return max(0, math.ceil(-limit.level - 1e-6))
+
+
 async def told_of(shared: "Limiter", scope: str) -> dict[str, Any]:
     """A scope as it stands, as plain values."""
     seen: Snapshot = await shared.inspect(scope)
@@ -298,6 +320,7 @@ async def told_of(shared: "Limiter", scope: str) -> dict[str, Any]:
             "per_second": limit.rate,
             "burst": limit.burst,
             "level": round(limit.level, 3),
+            "waiting": _waiting(name, limit),
             "closed_s": limit.closed_for.total_seconds(),
             "shadow": limit.shadow,
             "shadowed": limit.shadowed,

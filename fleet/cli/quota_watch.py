@@ -16,7 +16,10 @@ from fleet.cli.quota import check_scope, shared_limiter, told_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("SCOPE", "LIMIT", "LEVEL", "OF", "LINE", "WAITS", "PACE", "COOLDOWN", "CALLS/s", "429s", "PROVIDER")
+COLUMNS = (
+    *("SCOPE", "LIMIT", "LEVEL", "OF", "WAITERS", "LINE"),
+    *("WAITS", "PACE", "COOLDOWN", "CALLS/s", "429s", "PROVIDER"),
+)
 
 
 def watch(scopes: list[str], *, every: float, times: int | None, manifest: Path | None, json: bool) -> None:
@@ -114,6 +117,13 @@ class _screen:  # noqa: N801 - a context manager that is called like a function
             output.table(COLUMNS, list(_rows(told)), empty="no quotas")
 
 
+def _provider(heard: dict[str, Any] | None) -> str:
+    if heard is None or heard["remaining"] is None:
+        return "-"
+    granted = "" if heard["granted"] is None else f" of {heard['granted']:,.0f}"
+    return f"{heard['remaining']:,.0f}{granted} left"
+
+
 def _table(told: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
 
@@ -142,8 +152,9 @@ def _rows(told: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
                 name,
                 f"{limit['level']:,.0f}",
                 f"{limit['burst']:,.0f}",
+                "-" if limit["waiting"] is None else str(limit["waiting"]),
                 *(("",) * len(mine) if number else mine),
-                "-" if heard is None or heard["remaining"] is None else f"{heard['remaining']:,.0f} left",
+                _provider(heard),
             )
         if not scope["limits"]:
             yield (scope["scope"], "not set yet", *("",) * (len(COLUMNS) - 2))

@@ -51,6 +51,30 @@ async def test_a_run_thinks_acts_observes_and_finishes(temporal):
     assert fakes.seen[1].messages[-1].content == '{"results": []}'
 
 
+async def test_every_call_bears_the_runs_priority_tenant_and_weight(temporal):
+    mail = calls("send_email", to="a@b.c", subject="s", body="b")
+    fakes = Fakes(script=[calls("search", query="x"), mail, says("ok")])
+    queue = f"q-{uuid4().hex}"
+    wanted = replace(run_input(queue), priority=2, tenant="acme", weight=3.0)
+    async with Worker(
+        temporal,
+        task_queue=queue,
+        workflows=[AgentWorkflow],
+        workflow_runner=SANDBOX,
+        activities=[fakes.chat, fakes.query, fakes.send],
+    ):
+        run = await temporal.start_workflow(names.AGENT_WORKFLOW, wanted, id=f"run-{uuid4().hex}", task_queue=queue)
+        await run.result()
+    given = [
+        event.activity_task_scheduled_event_attributes.priority
+        async for event in run.fetch_history_events()
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+    ]
+    assert [(one.fairness_key, one.fairness_weight) for one in given] == [("acme", 3.0)] * 5
+    # a run that has begun comes before one that has not
+    assert [one.priority_key for one in given] == [3, 2, 2, 2, 2]
+
+
 async def test_the_evidence_of_an_effect_is_in_the_result(temporal):
     fakes = Fakes(script=[calls("send_email", to="a@b.c", subject="s", body="b"), says("sent")])
     async with started(temporal, fakes) as run:

@@ -92,6 +92,11 @@ def test_a_frozen_scope_says_so_until_it_is_thawed(quota):
     assert "closed until it is opened: somebody has frozen it" in quota("advise", SCOPE).stdout
     assert quota("thaw", SCOPE).stdout == f"{SCOPE}: open\n"
     assert [row["action"] for row in answer(quota("history", SCOPE, "--json"))] == ["thaw", "freeze", "set"]
+    assert answer(quota("freeze", SCOPE, "--json")) == {"scope": SCOPE, "closed": "frozen", "changed": True}
+    assert answer(quota("thaw", SCOPE, "--json")) == {"scope": SCOPE, "closed": None, "changed": True}
+    assert answer(quota("thaw", SCOPE, "--json"))["changed"] is False
+    told = answer(quota("set", SCOPE, "requests=9/m", "--for", "1h", "--json"))
+    assert (told["limits"]["requests"], told["for_s"]) == ("9/m", 3600)
 
 
 def test_an_override_ends_by_itself(quota, valkey):
@@ -117,7 +122,8 @@ def test_the_line_is_shown_and_what_the_provider_says(quota, valkey):
         store = RedisStore.from_url(valkey)
         async with Limiter(store, {}) as limiter:
             for number in range(3):
-                cost = {"requests": 100, "tokens": 1000}
+                # minutes of the quota: the line outlasts a slow machine
+                cost = {"requests": 1000, "tokens": 1000}
                 await limiter.reserve(SCOPE, cost, max_wait=timedelta(0), key=f"run-{number}/1", hold=True)
             await limiter.observe(SCOPE, {"requests": Observed(limit=500, remaining=77, period_s=60)})
         await store.aclose()
@@ -136,7 +142,10 @@ def test_the_line_is_shown_and_what_the_provider_says(quota, valkey):
     assert f"fleet quota set {SCOPE} requests=500/m" in quota("advise").stdout
     (look,) = [json.loads(line) for line in quota("watch", SCOPE, "--times", "1", "--json").stdout.splitlines()]
     assert (look[0]["scope"], look[0]["heard"]["requests"]["remaining"]) == (SCOPE, 77)
-    assert "77 left" in quota("watch", "--times", "2", "--every", "0.1").stdout
+    assert look[0]["limits"]["requests"]["waiting"] > 0
+    seen = quota("watch", "--times", "2", "--every", "0.1").stdout
+    assert "77 of 500 left" in seen
+    assert "WAITERS" in seen
 
 
 @pytest.mark.parametrize(
