@@ -36,6 +36,7 @@ class Why:
     """One call of the run, and what holds it up."""
 
     activity: str
+    """Empty: the workflow itself."""
     attempt: int
     kind: str
     """`quota`, `closed`, `provider`, `door`, `store`, `worker`, `queue`, `working`, `retry`."""
@@ -59,14 +60,18 @@ def why(run_id: str, *, manifest: Path | None, json: bool) -> None:
             found: list[Why] = []
             line = f"{run_id} waits for nothing: it is {info.state}"
         else:
-            found = await _calls(client, info, manifest)
-            line = "\n".join(f"{run_id} {one.text} ({one.activity}, attempt {one.attempt})" for one in found)
+            found = await _calls(client, info, manifest) or [await _of_workflow(client, run_id)]
+            line = "\n".join(f"{run_id} {one.text}{_by(one)}" for one in found)
         if json:
             output.document({"run": run_id, "state": info.state, "waits_for": found})
         else:
-            typer.echo(line or await _of_workflow(client, run_id))
+            typer.echo(line)
 
     context.run(work())
+
+
+def _by(one: Why) -> str:
+    return f" ({one.activity}, attempt {one.attempt})" if one.activity else ""
 
 
 async def _calls(client: FleetClient, info: RunInfo, manifest: Path | None) -> list[Why]:
@@ -164,9 +169,11 @@ async def _in_queue(
     return told("queue", f"waits in task queue {queue!r}: {backlog} calls there, {len(found.pollers)} workers poll")
 
 
-async def _of_workflow(client: FleetClient, run_id: str) -> str:
+async def _of_workflow(client: FleetClient, run_id: str) -> Why:
+    """What the workflow itself does while it calls nobody."""
     try:
         status = await asyncio.wait_for(client.status(run_id), 5)
     except (FleetError, TimeoutError):
-        return f"{run_id} waits for a worker of the agents' pool: fleet worker agents"
-    return f"{run_id} {status.phase.value} {status.doing}".rstrip()
+        text = "waits for a worker of the agents' pool: fleet worker agents"
+        return Why(activity="", attempt=0, kind="worker", text=text)
+    return Why(activity="", attempt=0, kind="working", text=f"{status.phase.value} {status.doing}".rstrip())
