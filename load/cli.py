@@ -113,7 +113,12 @@ def bench_limiter(
         output.problem(f"--picture {picture}: must be an .svg or .png file in a folder that exists, and needs --peers")
         raise typer.Exit(2)
     report = asyncio.run(
-        limiter.run(quick=quick, peers=peers, picture=picture, say=lambda line: typer.echo(line, err=True))
+        limiter.run(
+            quick=quick,
+            peers=peers,
+            picture=picture and picture.absolute(),
+            say=lambda line: typer.echo(line, err=True),
+        )
     )
     if json:
         output.document({"checks": report.checks, "rows": report.rows})

@@ -67,7 +67,10 @@ async def saturate(asked: dict[str, Any]) -> dict[str, Any]:
     """Agents that call a provider as fast as the limiter lets them: each call's end, wait and status."""
     body = {"model": "bench", "messages": [{"role": "user", "content": "x"}]}
     agents: list[list[tuple[float, float, int]]] = [[] for _ in range(asked["tasks"])]
-    limits = httpx2.Limits(max_connections=asked["tasks"], max_keepalive_connections=asked["tasks"])
+    # given up before the server does: whoever waits for long would meet a connection that has just been closed
+    limits = httpx2.Limits(
+        max_connections=asked["tasks"], max_keepalive_connections=asked["tasks"], keepalive_expiry=2.0
+    )
     headers = {"authorization": "Bearer sk-bench"}
     async with (
         httpx2.AsyncClient(base_url=asked["provider"], headers=headers, limits=limits, timeout=30) as http,

@@ -32,7 +32,9 @@ async def saturate(asked: dict[str, Any]) -> dict[str, Any]:
     wanted, queue = asked["wanted"], f"bench-{asked['wanted']['name']}"
     agents: list[list[tuple[float, float, int]]] = [[] for _ in range(asked["tasks"])]
     body = {"model": "bench", "messages": [{"role": "user", "content": "x"}]}
-    limits = httpx2.Limits(max_connections=asked["tasks"], max_keepalive_connections=asked["tasks"])
+    limits = httpx2.Limits(
+        max_connections=asked["tasks"], max_keepalive_connections=asked["tasks"], keepalive_expiry=2.0
+    )
     async with httpx2.AsyncClient(
         base_url=asked["provider"], headers={"authorization": "Bearer sk-bench"}, limits=limits, timeout=30
     ) as http:

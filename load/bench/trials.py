@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import statistics
 import sys
 import time
@@ -77,7 +76,7 @@ async def _children(bench: Bench, contender: str, jobs: list[dict[str, Any]]) ->
             python,
             *("-m", "load.bench.drive", json.dumps(job)),
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
         )
         try:
             said, _ = await process.communicate()

@@ -39,7 +39,10 @@ def test_only_workflows_import_temporals_workflow_module():
     guilty = [
         _name(p)
         for p in MODULES
-        if "temporalio.workflow" in _imports(p) and not _name(p).startswith("fleet/workflows/")
+        if "temporalio.workflow" in _imports(p)
+        and not _name(p).startswith("fleet/workflows/")
+        # there Temporal itself is what is measured
+        and _name(p) != "load/bench/temporal_rps.py"
     ]
     assert guilty == []
 
