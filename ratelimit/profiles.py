@@ -29,6 +29,8 @@ class Profile:
     """Whether what was charged and not used comes back. If not, an estimate is settled with itself."""
     cached_counts: bool
     """Whether input that was read from the provider's cache counts."""
+    refused_counts: bool = True
+    """Whether a call that was turned away (429, overload) is charged all the same."""
     slice: timedelta | None = None
     """Requests per minute are enforced over windows as short as this."""
     recovery: timedelta = timedelta(minutes=1)
@@ -64,8 +66,9 @@ PROFILES: Mapping[str, Profile] = {
         charges="generated",
         gives_back=True,
         cached_counts=False,
+        refused_counts=False,
         recovery=timedelta(minutes=2),
     ),
-    "groq": Profile(dialect="openai", charges="sum", gives_back=True, cached_counts=False),
-    "cerebras": Profile(dialect="openai", charges="sum", gives_back=True, cached_counts=True),
+    "groq": Profile(dialect="openai", charges="sum", gives_back=True, cached_counts=False, refused_counts=False),
+    "cerebras": Profile(dialect="openai", charges="sum", gives_back=True, cached_counts=True, refused_counts=False),
 }

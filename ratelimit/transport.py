@@ -103,7 +103,10 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
             hint = None if said.retry_after_s is None else timedelta(seconds=said.retry_after_s)
             with suppress(StoreLost):
                 await self._limiter.cool_down(self._scope, retry_after=hint, permit=permit, limit=said.exhausted())
-                await self._limiter.settle(permit, {})
+                if self._profile.refused_counts:
+                    await self._limiter.settle(permit, {})
+                else:
+                    await self._limiter.cancel(permit)
             return response
         used = await self._used(response)
         actual = {} if used is None else self._profile.actual(whole, used)

@@ -42,6 +42,8 @@ class Admitted:
     observed: Mapping[str, Observed] = field(default_factory=dict)
     """What the provider says of its limits."""
     was_sent: bool = False
+    refused_counts: bool = True
+    """Whether the provider charges for a call that it turns away."""
     since: float = field(default_factory=monotonic)
     """When the call could start: what the provider says is no older."""
 
@@ -182,7 +184,8 @@ class Admission:
             case errors.Unavailable():
                 progress.failed()
                 METRICS.provider_failures.labels(admitted.scope or "").inc()
-        admitted.was_sent = admitted.was_sent and not isinstance(error, errors.NotSent)
+        refused = isinstance(error, errors.RateLimited | errors.Overloaded) and not admitted.refused_counts
+        admitted.was_sent = admitted.was_sent and not refused and not isinstance(error, errors.NotSent)
         await self._end(admitted, frozenset())
         return failures.failure(error, failures=progress.failures, max_failures=max_failures, cooled=cooled)
 

@@ -155,6 +155,25 @@ async def test_what_was_never_sent_is_given_back():
         assert (await desk.limiter.inspect(SCOPE)).limits["requests"].level < 7
 
 
+@pytest.mark.parametrize("counts", [True, False])
+async def test_a_call_that_was_turned_away_is_charged_where_the_provider_counts_it(counts):
+    async with Desk() as desk:
+
+        async def body() -> None:
+            async with desk.admission.admitted(SCOPE, {"requests": 5.0}, max_failures=1) as admitted:
+                admitted.refused_counts = counts
+                admitted.sent()
+                raise errors.RateLimited("429", retry_after_s=60)
+
+        before = (await desk.limiter.inspect(SCOPE)).counters
+        with pytest.raises(ApplicationError):
+            await desk.attempt(body)  # type: ignore[arg-type]
+        seen = await desk.limiter.inspect(SCOPE)
+        assert seen.counters.rejections == before.rejections + 1
+        # a 429 takes what was thought to be left; what is given back comes on top
+        assert (seen.limits["requests"].level > 4) is not counts
+
+
 @pytest.mark.parametrize("answer", [None, errors.Unavailable("500"), errors.RateLimited("429", retry_after_s=0.001)])
 async def test_what_is_in_flight_ends_with_the_call_however_it_ends(answer):
     async with Desk() as desk:

@@ -41,6 +41,7 @@ class LlmTools:
         )
         cost = provider.profile.cost(estimate, request.max_output_tokens)
         async with self._admission.admitted(request.model, cost, max_failures=request.max_failures) as admitted:
+            admitted.refused_counts = provider.profile.refused_counts
             admitted.sent()
             request_id = f"{info.workflow_id}/{info.activity_id}/{info.attempt}"
             result = await provider.chat(
