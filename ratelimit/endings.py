@@ -66,6 +66,7 @@ class Endings(Listener):
             StoreLost: the store does not answer; the estimate stands.
         """
         if is_local(permit):
+            self._end_local(permit)
             return
         for name in actual:
             if name not in permit.cost and name not in self.counts(permit.scope):
@@ -90,6 +91,7 @@ class Endings(Listener):
             StoreLost: the store does not answer; the cost stays charged.
         """
         if is_local(permit):
+            self._end_local(permit)
             return
         self._leases.drop(permit)
         line = self._line(permit.scope)
@@ -97,6 +99,10 @@ class Endings(Listener):
         line.refresh(readings)
         if outcome == "done":
             self._tell(events.Cancelled(scope=line.label))
+
+    def _end_local(self, permit: Permit | Place) -> None:
+        if self._outage is not None:
+            self._outage.shares.end(permit.id)
 
     @staticmethod
     def _aged(line: Line, heard: int, observed: Mapping[str, Observed], age: timedelta) -> Mapping[str, Observed]:

@@ -212,9 +212,11 @@ class Limiter(Endings):
         if closed_s > left.total_seconds():
             # what was closed when the store was last heard stays closed
             raise Denied(upwards(closed_s), scope, cause)
-        await self._outage.grant(self._quotas_of(scope), ask.cost, left, self._line(scope).rates())
+        permit = self._permits.local(scope, ask)
+        await self._outage.grant(self._quotas_of(scope), ask.cost, left, self._line(scope).rates(), permit.id)
+        permit.waited = timedelta(seconds=self._clock.time() - began)
         self._tell(events.Degraded(scope=self._line(scope).label))
-        return self._permits.local(scope, ask, timedelta(seconds=self._clock.time() - began))
+        return permit
 
     async def _acquire(self, scope: str, ask: Ask) -> Permit:
         key, asker, hold, cost = ask.key, ask.asker, ask.hold, ask.cost

@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -62,6 +63,7 @@ class Shares:
         self._clock = clock
         self._live: dict[str, int] = {}
         self._paces: dict[tuple[str, str], _Pace] = {}
+        self._flights: dict[tuple[str, str], _Flight] = {}
         self._closed_until: dict[str, float] = {}
 
     def alive(self, scope: str, processes: int) -> None:
@@ -78,6 +80,7 @@ class Shares:
         cost: Cost,
         max_wait: timedelta,
         rates: Mapping[tuple[str, str], float] = _UNHEARD,
+        permit: str = "",
     ) -> None:
         """Wait until the local share of every scope grants the cost.
 
@@ -86,6 +89,7 @@ class Shares:
             cost: units by what is counted.
             max_wait: at most so long.
         rates: units per second by scope and limit, as the store last told; else those of the quotas count.
+        permit: what holds the units that are in flight, until `end`.
 
         Raises:
             Denied: it would take longer; what was taken until then is lost, which is safe.
@@ -101,17 +105,34 @@ class Shares:
                 # whoever uses a tenant's share uses the scopes around it
                 live = max(self._live.get(one, 1) for one in chain)
                 for one, quota in chain.items():
-                    for name in quota.limits:
+                    for name, limit in quota.limits.items():
                         units = cost.get(name, cost.get(unit_of(name), 0.0))
-                        if (
-                            units > 0
-                            and quota.limits[name].kind is not Kind.IN_FLIGHT
-                            and not quota.limits[name].shadow
-                        ):
+                        if units <= 0 or limit.shadow:
+                            continue
+                        if limit.kind is Kind.IN_FLIGHT:
+                            most = max(units, limit.capacity * self._safety / live)
+                            await self._flight((one, name), most).begin(permit, units, limit.period.total_seconds())
+                        else:
                             rate = rates.get((one, name), quota.rate(name)) * self._safety / live
                             await self._take((one, name), rate, units)
         except TimeoutError:
+            self.end(permit)
             raise Denied(timedelta(seconds=PROBE_S), scope, "outage") from None
+        except BaseException:
+            self.end(permit)
+            raise
+
+    def end(self, permit: str) -> None:
+        """A call is no longer in flight."""
+        for flight in self._flights.values():
+            flight.end(permit)
+
+    def _flight(self, limit: tuple[str, str], most: float) -> "_Flight":
+        if len(self._flights) >= PACES:
+            self._flights = {key: kept for key, kept in self._flights.items() if not kept.idle}
+        flight = self._flights.setdefault(limit, _Flight(self._clock))
+        flight.most = most
+        return flight
 
     async def _take(self, limit: tuple[str, str], rate: float, units: float) -> None:
         pace = self._paces.get(limit)
@@ -120,6 +141,39 @@ class Shares:
                 self._paces = {key: kept for key, kept in self._paces.items() if not kept.idle}
             pace = self._paces[limit] = _Pace(rate)
         await pace.take(units)
+
+
+class _Flight:
+    """What is in flight of one limit, by the permits of this process."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.most = 0.0
+        self._clock = clock
+        self._held: dict[str, tuple[float, float]] = {}
+        self._ended = asyncio.Event()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is in flight."""
+        return not self._held
+
+    async def begin(self, permit: str, units: float, lease_s: float) -> None:
+        """Wait until so much may be in flight; it ends with the permit, or with the lease."""
+        while True:
+            now = self._clock()
+            self._held = {name: held for name, held in self._held.items() if held[1] > now}
+            if sum(held for held, _ in self._held.values()) + units <= self.most:
+                self._held[permit] = (units, now + lease_s)
+                return
+            self._ended.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(end for _, end in self._held.values()) - now)):
+                    await self._ended.wait()
+
+    def end(self, permit: str) -> None:
+        """The call has ended."""
+        if self._held.pop(permit, None) is not None:
+            self._ended.set()
 
 
 class _Pace:
@@ -167,7 +221,12 @@ class Outage:
         self._until = time.monotonic() + PROBE_S
 
     async def grant(
-        self, chain: Mapping[str, Quota], cost: Cost, max_wait: timedelta, rates: Mapping[tuple[str, str], float]
+        self,
+        chain: Mapping[str, Quota],
+        cost: Cost,
+        max_wait: timedelta,
+        rates: Mapping[tuple[str, str], float],
+        permit: str,
     ) -> None:
         """Wait for the local share; see `Shares.acquire`.
 
@@ -177,7 +236,7 @@ class Outage:
         """
         if not chain:
             raise StoreLost("the store does not answer, and without it nobody knows the quota")
-        await self.shares.acquire(chain, cost, max_wait, rates)
+        await self.shares.acquire(chain, cost, max_wait, rates, permit)
 
     def uses(self, chain: Sequence[str], store: Store) -> None:
         """This process uses the scopes: others count it, and it counts them."""

@@ -67,11 +67,11 @@ class Permits:
             timedelta(seconds=waited) if waited else _AT_ONCE,
         )
 
-    def local(self, scope: str, ask: Ask, waited: timedelta) -> Permit:
+    def local(self, scope: str, ask: Ask) -> Permit:
         """A permit that the store knows nothing of."""
         self._numbered += 1
         name = f"{_LOCAL}{self._name}-{self._numbered}"
-        return Permit(scope, ask.cost, name, ask.key, ask.asker, 0, 0.0, (), waited)
+        return Permit(scope, ask.cost, name, ask.key, ask.asker, 0, 0.0, (), _AT_ONCE)
 
     def _id(self, booking: Booking, ask: Ask) -> str:
         if ask.key is not None:

@@ -12,6 +12,7 @@ from ratelimit.errors import BadQuota, Denied, StoreLost
 from ratelimit.limiter import Limiter
 from ratelimit.memory import MemoryStore
 from ratelimit.outage import PRESENT_S, Posture, Shares
+from ratelimit.places import Kind
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore, Store
 
@@ -157,6 +158,22 @@ async def test_a_quota_that_was_set_live_counts(limiter: Limiter, store: Away) -
     await limiter.acquire(SCOPE, {"requests": 0.5}, max_wait=s(0))
     with pytest.raises(Denied):
         await limiter.acquire(SCOPE, {"requests": 0.5}, max_wait=s(0))
+
+
+async def test_what_is_in_flight_has_a_share_too(store: Away) -> None:
+    flights = Limit(capacity=4, period=s(60), kind=Kind.IN_FLIGHT)
+    quota = Quota(scope=SCOPE, limits={"in_flight": flights})
+    async with Limiter(store, {SCOPE: quota}, posture=Posture.DEGRADE, safety=0.5) as limiter:
+        store.away = True
+        first, second = [await limiter.acquire(SCOPE, ONE, max_wait=s(0)) for _ in range(2)]
+        with pytest.raises(Denied):
+            await limiter.acquire(SCOPE, ONE, max_wait=s(0.01))
+        await limiter.settle(first, {})
+        third = await limiter.acquire(SCOPE, ONE, max_wait=s(0))
+        waiting = asyncio.create_task(limiter.acquire(SCOPE, ONE, max_wait=s(30)))
+        await asyncio.sleep(0)
+        await limiter.cancel(second)
+        assert (await waiting).id not in {first.id, second.id, third.id}
 
 
 async def test_a_shadow_limit_refuses_nothing(store: Away) -> None:
