@@ -73,8 +73,14 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
 def duration(value: str, now: float = 0.0) -> float | None:
-    """Go's way to write a time span: `6m0s`, `1.2s`, `120ms`, `1h2m3.4s`. Seconds; None if it is none."""
+    """Go's way to write a time span: `6m0s`, `1.2s`, `120ms`, `1h2m3.4s`, or Azure's, a number of seconds.
+
+    Seconds; None if it is none.
+    """
     del now
+    number = _number(value)
+    if number is not None:
+        return max(0.0, number)
     match = _DURATION.fullmatch(value.strip())
     if match is None or not any(match.groups()):
         return None
@@ -117,9 +123,10 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 def _asked_for(headers: Mapping[str, str], now: float) -> float | None:
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     ms = _number(lower.get("retry-after-ms", ""))
-    if ms is not None and ms >= 0:
-        return ms / 1000
     value = lower.get("retry-after", "")
+    # Azure sends 0 beside the wait that it means
+    if ms is not None and ms >= 0 and (ms > 0 or not value):
+        return ms / 1000
     seconds = _number(value)
     if seconds is not None:
         return _from_now(seconds, now) if seconds >= 0 else None
@@ -211,8 +218,8 @@ def _limits(lower: Mapping[str, str], dialect: Dialect, now: float) -> dict[str,
         reset_s = None if reset is None else dialect.reset_as(reset, now)
         if remaining is not None and remaining < 0:
             remaining = None
-        if limit is None and remaining is None:
-            continue
+        if (limit is None and remaining is None) or (limit is not None and limit <= 0):
+            continue  # a limit of 0 or less is how some say that they do not count it
         period_s = _period(limit, remaining, reset_s) if dialect.reset_is_full else None
         found[name] = Observed(limit=limit, remaining=remaining, reset_s=reset_s, period_s=period_s)
     if dialect.windows and len(found) == 1:
@@ -230,6 +237,8 @@ def _further_windows(lower: Mapping[str, str], dialect: Dialect, now: float) -> 
     found = {}
     for policy, limit, remaining, reset in list(zip(*columns, strict=False))[1:]:
         window = _number(dict(_PARAMETER.findall(policy)).get("w", ""))
+        if (_number(limit) or 0) <= 0:
+            continue
         found[_over(name, window)] = Observed(
             limit=_number(limit), remaining=_number(remaining), reset_s=dialect.reset_as(reset, now), period_s=window
         )

@@ -2,10 +2,12 @@
 
 import time
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import pytest
 
 from ratelimit.headers import Said, duration, read, retry_after
+from tests.ratelimit.recorded import RECORDED, Recorded
 
 NOW = datetime(2025, 8, 21, 12, 40, 29, tzinfo=UTC).timestamp()
 
@@ -210,3 +212,53 @@ def test_further_windows_of_one_header_are_limits_of_their_own():
     assert (month.limit, month.remaining, month.reset_s, month.period_s) == (15000, 0, 1419704, 2592000)
     assert said.exhausted() == "requests_per_month"
     assert said.retry_after_s == 86400
+
+
+def _heard(recorded: Recorded) -> Said:
+    date = {name.lower(): value for name, value in recorded.headers.items()}.get("date")
+    now = parsedate_to_datetime(date).timestamp() if date else NOW
+    return read(recorded.headers, recorded.dialect, now=now)
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda one: one.source)
+def test_what_was_recorded_is_read_without_surprises(recorded):
+    said = _heard(recorded)
+    assert said.retry_after_s is None or 0 <= said.retry_after_s <= 86400
+    for seen in said.limits.values():
+        assert seen.limit is None or seen.limit > 0
+        assert seen.remaining is None or seen.remaining >= 0
+        assert seen.reset_s is None or seen.reset_s >= 0
+        assert seen.limit is None or seen.remaining is None or seen.remaining <= seen.limit
+    if recorded.status == 200:
+        assert said.limits
+        assert said.exhausted() is None
+
+
+@pytest.mark.parametrize(
+    ("source", "wait", "exhausted"),
+    [
+        ("OpenAI 429 with nothing exhausted", None, None),
+        ("OpenAI responses 429 without any limit header", None, None),
+        ("Azure 429, tokens exhausted", 1, "tokens"),
+        ("Groq 429, partial", 9, None),
+        ("Groq 429 (body said", 35, None),
+        ("Anthropic 429 without retry-after", None, "requests"),
+        ("Anthropic 429, input tokens exhausted", 16, "input_tokens"),
+        ("Brave search 429, month spent", 86400, None),
+        ("Hugging Face Hub 429", 55, "requests"),
+    ],
+)
+def test_what_was_recorded_of_refusals(source, wait, exhausted):
+    (recorded,) = [one for one in RECORDED if one.source.startswith(source)]
+    said = _heard(recorded)
+    assert (said.retry_after_s, said.exhausted()) == (wait, exhausted)
+
+
+def test_what_was_recorded_of_periods_and_resets():
+    seen = {one.source.partition(",")[0]: _heard(one).limits for one in RECORDED}
+    assert seen["OpenAI"]["requests"].period_s == 86400
+    assert seen["Azure OpenAI with renewal periods"]["tokens"].reset_s == 30
+    assert seen["gitlab.com"]["requests"].reset_s == pytest.approx(27, abs=1)
+    assert set(seen["Brave search"]) == {"requests"}
+    assert seen["Hugging Face Hub"]["requests"].period_s == 300
+    assert seen["Groq chat completions"]["requests"].reset_s == pytest.approx(0.172799999)
