@@ -13,7 +13,7 @@ from ratelimit.clock import Clock, MonotonicClock
 from ratelimit.credit import Credit, Credits, Unfit
 from ratelimit.endings import Endings
 from ratelimit.errors import CostTooLarge, Denied, StoreLost, UnknownLimit
-from ratelimit.line import Gone, Late, Line, Ready
+from ratelimit.line import Line
 from ratelimit.outage import Outage, Posture, Shares
 from ratelimit.permits import Permits, Use, ask_for, permit_of, upwards
 from ratelimit.places import (
@@ -32,6 +32,7 @@ from ratelimit.places import (
 )
 from ratelimit.quota import Cost, Quota
 from ratelimit.store import RedisStore, Store
+from ratelimit.verdicts import Gone, Late, Ready
 
 __all__ = [
     "ClockReading",

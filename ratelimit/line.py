@@ -9,6 +9,7 @@ from ratelimit.clock import Clock
 from ratelimit.errors import StoreLost
 from ratelimit.places import Ask, Booking, Bookings, ClockReading, Dial, Kind, Outcome, Part, Readings
 from ratelimit.store import Store, reserve
+from ratelimit.verdicts import Gone, Late, Ready, Verdict
 from ratelimit.waits import expected, expired, wait_of
 
 TICK_S = 0.25
@@ -23,30 +24,6 @@ WATCHED_S = 1.0
 """A place whose clock was read this lately has not been forgotten, however far a refund has moved the clock."""
 BATCH = 1000
 """Most reservations of one script call."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The place is due."""
-
-    now: float
-    """The store's instant."""
-
-
-@dataclass(frozen=True, slots=True)
-class Late:
-    """The place will not be due before the deadline: the scope was closed or slowed."""
-
-    wait: float
-    limit: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The place has expired, or its state is lost: book anew."""
-
-
-Verdict = Ready | Late | Gone
 
 
 @dataclass(eq=False, slots=True)

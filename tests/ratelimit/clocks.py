@@ -2,11 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
 from ratelimit.errors import StoreLost
 from ratelimit.memory import MemoryStore
 from ratelimit.places import Ask, Readings
 from ratelimit.store import Answer
+
+
+def s(seconds: float) -> timedelta:
+    """A span."""
+    return timedelta(seconds=seconds)
 
 
 class JumpingClock:

@@ -14,16 +14,12 @@ from ratelimit.limiter import Limiter
 from ratelimit.places import Kind
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
-from tests.ratelimit.clocks import CountingStore, JumpingClock
+from tests.ratelimit.clocks import CountingStore, JumpingClock, s
 
 SCOPE = "openai/sim"
 QUOTA = Quota(scope=SCOPE, limits={"requests": Limit(capacity=600, burst=10)})
 FAST = Quota(scope=SCOPE, limits={"requests": Limit(capacity=10_000, period=timedelta(seconds=1))})
 ONE = {"requests": 1.0}
-
-
-def s(seconds: float) -> timedelta:
-    return timedelta(seconds=seconds)
 
 
 @pytest.fixture

@@ -24,15 +24,11 @@ from ratelimit.limiter import Denial, Limiter, Permit, Place
 from ratelimit.places import Closed, Kind, Rejection
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
-from tests.ratelimit.clocks import CountingStore, JumpingClock
+from tests.ratelimit.clocks import CountingStore, JumpingClock, s
 
 SCOPE = "openai/sim"
 QUOTA = Quota(scope=SCOPE, limits={"requests": Limit(capacity=60, burst=10), "tokens": Limit(capacity=60_000)})
 ONE = {"requests": 1.0}
-
-
-def s(seconds: float) -> timedelta:
-    return timedelta(seconds=seconds)
 
 
 @pytest.fixture
