@@ -41,7 +41,6 @@ class Unfit(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    since: float
     deadline: float
     bound: asyncio.Future[Booking]
     seen: bool = False
@@ -118,7 +117,7 @@ class Credit:
         """
         assert self._ask is not None
         ask, began = self._ask, self._clock.time()
-        waiter = _Waiter(began, deadline, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(deadline, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         self._next_deadline = min(self._next_deadline, deadline)
         self._woken.set()
@@ -142,8 +141,7 @@ class Credit:
             # a call under way brings places: it is waited for
             await asyncio.gather(self._running, return_exceptions=True)
         self._refuse(StoreLost(f"{self._line.scopes[0]}: the limiter is closed"))
-        self._return(list(self._slots))
-        self._slots.clear()
+        self._return(self._all())
 
     async def _run(self) -> None:
         try:
@@ -165,8 +163,7 @@ class Credit:
                 await self._clock.wait(self._woken, pause)
         except Exception as error:  # noqa: BLE001 - nobody may be left waiting for a task that is gone
             self._refuse(error)
-            self._return(list(self._slots))
-            self._slots.clear()
+            self._return(self._all())
         finally:
             self._running = None
 
@@ -220,8 +217,7 @@ class Credit:
             self._slots.popleft()
         if not self._fits():
             self._refuse(Unfit())
-            self._return(list(self._slots))
-            self._slots.clear()
+            self._return(self._all())
 
     def _serve(self) -> None:
         """Bind the places that are due to those who have waited longest."""
@@ -284,13 +280,17 @@ class Credit:
         while self._slots and self._due_at() + held_s <= now:
             back.append(self._slots.popleft())
         if not self._waiters and self._wanted_at + TICK_S <= now:
-            back += self._slots
-            self._slots.clear()
+            back += self._all()
         elif not self._flows:
             back += [self._slots.pop() for _ in range(len(self._slots) - len(self._waiters)) if self._waiters]
         if back:
             self._block = max(1, self._block // 2)
             self._return(back)
+
+    def _all(self) -> list[Booking]:
+        """Take everything that is booked ahead."""
+        slots, self._slots = list(self._slots), deque()
+        return slots
 
     def _return(self, back: list[Booking]) -> None:
         while back and self._ask is not None:

@@ -198,15 +198,19 @@ def read(headers: Mapping[str, str], dialect: str, *, now: float) -> Said:
     for one in DIALECTS[dialect]:
         found = _limits(lower, one, now)
         limits = {**found, **limits}
-        empty = [seen.reset_s for seen in found.values() if seen.remaining == 0 and seen.reset_s is not None]
-        if wait is None and one.retry_from_reset and empty:
-            wait = min(max(empty), LONGEST_WAIT_S)
+        if wait is None and one.retry_from_reset:
+            wait = _until_reset(found)
     if not limits:
         limits = _ietf(lower)
-        empty = [seen.reset_s for seen in limits.values() if seen.remaining == 0 and seen.reset_s is not None]
-        if wait is None and empty:
-            wait = min(max(empty), LONGEST_WAIT_S)
+        if wait is None:
+            wait = _until_reset(limits)
     return Said(limits=limits, retry_after_s=wait)
+
+
+def _until_reset(limits: Mapping[str, Observed]) -> float | None:
+    """Seconds until whatever has nothing left is full again, a day at most; None if nothing is told to be empty."""
+    empty = [seen.reset_s for seen in limits.values() if seen.remaining == 0 and seen.reset_s is not None]
+    return min(max(empty), LONGEST_WAIT_S) if empty else None
 
 
 def _limits(lower: Mapping[str, str], dialect: Dialect, now: float) -> dict[str, Observed]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ratelimit.arithmetic import bound_by
 from ratelimit.clock import Clock
@@ -11,6 +12,8 @@ from ratelimit.places import Ask, Booking, Bookings, ClockReading, Dial, Kind, O
 from ratelimit.store import Store, reserve
 from ratelimit.verdicts import Gone, Late, Ready, Verdict
 from ratelimit.waits import expected, expired, wait_of
+
+T = TypeVar("T")
 
 TICK_S = 0.25
 """While anyone waits, the clock is read at least this often."""
@@ -130,27 +133,30 @@ class Line:
             UnknownScope: nobody configured the scope.
             StoreLost: the store does not answer.
         """
-        readings = await self._store.clock(self.scopes)
-        if readings is None:
-            await self._seed()
-            readings = await self._store.clock(self.scopes)
-        if readings is None:
-            raise StoreLost(f"{self.scopes[0]}: the store forgets its configuration")
+        readings = await self._seeded(lambda: self._store.clock(self.scopes))
         self.refresh(readings)
         return readings
 
     async def book(self, asks: Sequence[Ask]) -> Sequence[Booking]:
         """Reserve in one call, on behalf of nobody in particular. Raises as `read`."""
-        found = await reserve(self._store, self.scopes, asks)
-        if found is None:
-            await self._seed()
-            found = await reserve(self._store, self.scopes, asks)
-        if found is None:
-            raise StoreLost(f"{self.scopes[0]}: the store forgets its configuration")
+        found = await self._seeded(lambda: reserve(self._store, self.scopes, asks))
         self.refresh(found.readings)
         if found.bookings[0].outcome is Outcome.TAKEN:
             self.learn(found.bookings[0].parts)
         return found.bookings
+
+    async def _seeded(self, ask: Callable[[], Awaitable[T | None]]) -> T:
+        """Ask; if the store does not know the scope, tell it and ask again."""
+        answer = await ask()
+        if answer is None:
+            await self._seed()
+            answer = await ask()
+        if answer is None:
+            raise self._forgotten()
+        return answer
+
+    def _forgotten(self) -> StoreLost:
+        return StoreLost(f"{self.scopes[0]}: the store forgets its configuration")
 
     def dials(self, i: int = 0) -> Mapping[str, Dial]:
         """The clocks of one scope's limits by the last answer; empty before the first."""
@@ -336,7 +342,7 @@ class Line:
             if found.bookings and found.bookings[-1].outcome is Outcome.TAKEN:
                 self.learn(found.bookings[-1].parts)
             return
-        self._refuse(batch, found or StoreLost(f"{self.scopes[0]}: the store forgets its configuration"))
+        self._refuse(batch, found or self._forgotten())
 
     @staticmethod
     def _refuse(batch: list[tuple[Ask, asyncio.Future[Booking]]], error: Exception) -> None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 from uuid import uuid4
 
 from aiolimiter import AsyncLimiter
@@ -128,8 +129,7 @@ class Shares:
             flight.end(permit)
 
     def _flight(self, limit: tuple[str, str], most: float) -> "_Flight":
-        if len(self._flights) >= PACES:
-            self._flights = {key: kept for key, kept in self._flights.items() if not kept.idle}
+        _forget_idle(self._flights)
         flight = self._flights.setdefault(limit, _Flight(self._clock))
         flight.most = most
         return flight
@@ -137,8 +137,7 @@ class Shares:
     async def _take(self, limit: tuple[str, str], rate: float, units: float) -> None:
         pace = self._paces.get(limit)
         if pace is None or pace.bucket.max_rate != rate:
-            if len(self._paces) >= PACES:
-                self._paces = {key: kept for key, kept in self._paces.items() if not kept.idle}
+            _forget_idle(self._paces)
             pace = self._paces[limit] = _Pace(rate)
         await pace.take(units)
 
@@ -196,6 +195,13 @@ class _Pace:
         async with self._turn:
             for _ in range(whole):
                 await self.bucket.acquire(units / whole)
+
+
+def _forget_idle(known: dict[tuple[str, str], Any]) -> None:
+    """Of very many limits, those whose share is not being used."""
+    if len(known) >= PACES:
+        for limit in [limit for limit, share in known.items() if share.idle]:
+            del known[limit]
 
 
 class Outage:

@@ -27,7 +27,8 @@ MAX_OUTPUT_TOKENS = 1024
 """Taken for a request that sets no limit of its own."""
 
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+"""What an HTTP client raises for a request that nobody has heard of."""
 
 Client = TypeVar("Client")
 
@@ -83,7 +84,7 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
         since = monotonic()
         try:
             response = await self._inner.handle_async_request(request)
-        except _NOT_SENT:
+        except NOT_SENT:
             with suppress(StoreLost):
                 await self._limiter.cancel(permit)
             raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from load.bench import provider
 from load.bench.wanted import Acquire, Wanted
 
 WARM_UP_S = 0.3
@@ -65,15 +66,9 @@ async def _loop(acquire: Acquire, tasks: int, seconds: float) -> tuple[int, floa
 
 async def saturate(asked: dict[str, Any]) -> dict[str, Any]:
     """Agents that call a provider as fast as the limiter lets them: each call's end, wait and status."""
-    body = {"model": "bench", "messages": [{"role": "user", "content": "x"}]}
     agents: list[list[tuple[float, float, int]]] = [[] for _ in range(asked["tasks"])]
-    # given up before the server does: whoever waits for long would meet a connection that has just been closed
-    limits = httpx2.Limits(
-        max_connections=asked["tasks"], max_keepalive_connections=asked["tasks"], keepalive_expiry=2.0
-    )
-    headers = {"authorization": "Bearer sk-bench"}
     async with (
-        httpx2.AsyncClient(base_url=asked["provider"], headers=headers, limits=limits, timeout=30) as http,
+        provider.client(asked) as http,
         contender(asked["contender"])(asked["url"], Wanted(**asked["wanted"])) as acquire,
     ):
         await asyncio.sleep(max(0.0, asked["begin"] - time.time()))
@@ -89,7 +84,7 @@ async def saturate(asked: dict[str, Any]) -> dict[str, Any]:
                     calls.append((asked["end"], time.time() - at, 0))
                     raise
                 waited = time.time() - at
-                answer = await http.post("/v1/chat/completions", json=body)
+                answer = await http.post(provider.PATH, json=provider.BODY)
                 calls.append((time.time(), waited, answer.status_code))
                 # as the SDKs do: half a second, doubled up to eight
                 refused = refused + 1 if answer.status_code == httpx2.codes.TOO_MANY_REQUESTS else 0

@@ -8,10 +8,11 @@ import time
 from datetime import timedelta
 from typing import Any
 
-import httpx2
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from load.bench import provider
 
 AGENT = "BenchAgent"
 
@@ -31,19 +32,13 @@ async def saturate(asked: dict[str, Any]) -> dict[str, Any]:
     """Each call's end, wait and status; a wait counts from when the server took note of the call."""
     wanted, queue = asked["wanted"], f"bench-{asked['wanted']['name']}"
     agents: list[list[tuple[float, float, int]]] = [[] for _ in range(asked["tasks"])]
-    body = {"model": "bench", "messages": [{"role": "user", "content": "x"}]}
-    limits = httpx2.Limits(
-        max_connections=asked["tasks"], max_keepalive_connections=asked["tasks"], keepalive_expiry=2.0
-    )
-    async with httpx2.AsyncClient(
-        base_url=asked["provider"], headers={"authorization": "Bearer sk-bench"}, limits=limits, timeout=30
-    ) as http:
+    async with provider.client(asked) as http:
 
         @activity.defn(name="call")
         async def call(number: int) -> None:
             info = activity.info()
             waited = (info.started_time - info.scheduled_time).total_seconds()
-            answer = await http.post("/v1/chat/completions", json=body)
+            answer = await http.post(provider.PATH, json=provider.BODY)
             agents[number % len(agents)].append((time.time(), waited, answer.status_code))
 
         client = await Client.connect(asked["temporal"])

@@ -15,11 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import time
 
-import httpx2
-
 from ratelimit.headers import read, retry_after
-
-NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+from ratelimit.transport import NOT_SENT
 
 
 class ProviderError(Exception):

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import httpx2
 
+from ratelimit.transport import NOT_SENT
 from workers.corpus.documents import BadRequest, CorpusError, CorpusUnavailable, EmptyCorpus, UnknownDocument
 from workers.corpus.index import Corpus
-from workers.providers.errors import NOT_SENT
 from workers.providers.search_page import PageReader
 from workers.providers.search_types import (
     FetchedDocument,
