@@ -4,8 +4,22 @@ from enum import StrEnum
 from typing import Final
 
 AGENT_WORKFLOW: Final = "AgentWorkflow"
+EFFECT_WORKFLOW: Final = "EffectWorkflow"
 STATUS_QUERY: Final = "status"
+APPROVALS_QUERY: Final = "approvals"
 STOP_SIGNAL: Final = "stop"
+TELL_SIGNAL: Final = "tell"
+PAUSE_SIGNAL: Final = "pause"
+RESUME_SIGNAL: Final = "resume"
+DECIDE_UPDATE: Final = "decide"
+DECIDE_SIGNAL: Final = "decide_by_signal"
+
+AGENT_ATTRIBUTE: Final = "Agent"
+TENANT_ATTRIBUTE: Final = "Tenant"
+WAITING_ATTRIBUTE: Final = "WaitingFor"
+"""What a run waits for that may take long: `approval`, `resume` or nothing."""
+SEARCH_ATTRIBUTES: Final = (AGENT_ATTRIBUTE, TENANT_ATTRIBUTE, WAITING_ATTRIBUTE)
+"""Keywords that the namespace must know; `fleet init` registers them."""
 
 AGENT_MEMO: Final = "agent"
 GOAL_MEMO: Final = "goal"
@@ -32,10 +46,14 @@ class FailureType(StrEnum):
     QUOTA_EXHAUSTED = "QuotaExhausted"
     """Out of money or beyond a spend limit: the scope is closed for the whole fleet until somebody opens it, and the
     call waits there. Final where there is no quota to close."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """The tenant has spent what it may spend today. Ends the run with what it has."""
     EFFECT_UNKNOWN = "EffectUnknown"
     """An earlier attempt may have had its effect, and nobody can say. Never retried."""
     TOOL_FAILED = "ToolFailed"
     """The tool refuses these arguments: told to the model, which may try others."""
+    DATABASE_LOST = "DatabaseLost"
+    """Not a failure: the database does not answer. Nothing is done without it."""
     SHUTTING_DOWN = "ShuttingDown"
     """Not a failure: the worker drains and gives the work back."""
 
@@ -47,6 +65,7 @@ WAITS: Final = frozenset(
         FailureType.RATE_LIMITED,
         FailureType.OVERLOADED,
         FailureType.QUOTA_EXHAUSTED,
+        FailureType.DATABASE_LOST,
         FailureType.SHUTTING_DOWN,
     }
 )

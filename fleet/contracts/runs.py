@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fleet.contracts.approvals import ApprovalRule
 from fleet.contracts.llm import ToolSpec
 
 
@@ -15,7 +16,46 @@ class Budget:
     tokens: int = 200_000
     """Input and output tokens of all calls, as the provider counted them."""
     deadline_s: float = 86_400.0
-    """Seconds from the start of the run, waits included."""
+    """Seconds from the start of the run, waits included; waits for humans are not."""
+    money: str | None = None
+    """A decimal, in the currency of the manifest's prices. None: not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model costs: decimals, for a million tokens each."""
+
+    input: str
+    output: str
+    cached: str
+    """Input tokens that the provider had in its cache."""
+    currency: str = "USD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowLists:
+    """Whom a run may write to and pay. Empty: nobody is excluded."""
+
+    recipients: list[str] = field(default_factory=list)
+    """Addresses, or `*@example.com`."""
+    payees: list[str] = field(default_factory=list)
+    """Accounts, or patterns as `DE*`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPolicy:
+    """What an agent remembers, and for how long."""
+
+    task_queue: str
+    recall: int = 5
+    """Most memories that a run begins with. 0: none, the tool `recall` aside."""
+    findings: bool = True
+    """What tools have found is remembered as it is found."""
+    outcome: bool = True
+    """The answer of a completed run is remembered."""
+    expires_s: float = 2_592_000.0
+    max_bytes: int = 1_000_000
+    """Of all memories of one tenant's agent; beyond it the oldest go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +70,8 @@ class CallPolicy:
     """A worker silent for so long is dead; the call starts again elsewhere."""
     schedule_to_close_s: float = 86_400.0
     """All attempts and waits of one call together."""
+    max_refusals: int = 5
+    """Calls in a row that cannot be made (no such tool, wrong arguments, not allowed) before the run is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +82,11 @@ class ToolBinding:
     activity: str
     task_queue: str
     effect: bool = False
+    """It changes the outside world: it runs as a child workflow, with the ledger."""
+    finds: bool = False
+    """What it answers was written by strangers: data, never instructions. Worth remembering."""
+    guarded: bool = False
+    """It moves money: once strangers' text was read, every call needs a human."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +101,16 @@ class AgentDefinition:
     budget: Budget = field(default_factory=Budget)
     policy: CallPolicy = field(default_factory=CallPolicy)
     max_output_tokens: int = 1024
+    approvals: list[ApprovalRule] = field(default_factory=list)
+    approvals_task_queue: str = "approvals"
+    """Where approvals are written down and humans are told."""
+    on_unknown: str = "ask"
+    """`OnUnknown`: what to do about an effect that nobody knows of."""
+    trust_found: bool = False
+    """Guarded tools need no human merely because strangers' text was read."""
+    allow: AllowLists = field(default_factory=AllowLists)
+    memory: MemoryPolicy | None = None
+    price: Price | None = None
 
 
 LAST_PRIORITY = 4
@@ -74,6 +131,16 @@ class RunInput:
     """Temporal's fairness weight of the tenant: its share of what is short, against others' of the same priority."""
     door: bool = False
     """Only so many runs are active at once: the run waits at the door first."""
+    tell: list["Told"] = field(default_factory=list)
+    """Who is told when the run has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """An endpoint of the manifest that is told how a run ended, as a CloudEvent."""
+
+    endpoint: str
+    task_queue: str
 
 
 class Outcome(StrEnum):
@@ -91,6 +158,9 @@ class Phase(StrEnum):
     STARTING = "starting"
     THINKING = "thinking"
     ACTING = "acting"
+    APPROVAL = "approval"
+    """A human is asked."""
+    PAUSED = "paused"
     FINISHED = "finished"
 
 
@@ -105,6 +175,12 @@ class RunStatus:
     tokens: int = 0
     quota_wait_s: float = 0.0
     stop_requested: bool = False
+    paused: str | None = None
+    """Why it was paused; None when it was not."""
+    cost: str = "0"
+    """Money spent, a decimal in the currency of the prices."""
+    approvals: list[str] = field(default_factory=list)
+    """Ids of open approvals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,4 +196,11 @@ class RunResult:
     quota_waits_s: list[float] = field(default_factory=list)
     """Wait for quota of each call, in order."""
     effects: list[dict[str, str]] = field(default_factory=list)
-    """Evidence of each effect."""
+    """Each effect: tool, step, state and what proves it."""
+    approvals: list[dict[str, str]] = field(default_factory=list)
+    """Each approval: id, tool, state, by whom."""
+    cost: str = "0"
+    """Money spent, a decimal in `currency`."""
+    currency: str = ""
+    recalled: int = 0
+    """Memories that the run began with."""
