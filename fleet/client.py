@@ -2,24 +2,42 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecution,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.common import Priority, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from fleet import agents
+from fleet import agents, attributes
 from fleet.contracts import names
-from fleet.contracts.runs import LAST_PRIORITY, Outcome, RunInput, RunResult, RunStatus
+from fleet.contracts.approvals import Approval, Verdict, run_of
+from fleet.contracts.runs import LAST_PRIORITY, Outcome, RunInput, RunResult, RunStatus, Told
 from fleet.errors import BadInput, UnknownRun, Unreachable
-from fleet.manifest import AGENTS_POOL, Manifest
+from fleet.manifest import Manifest
 from fleet.rates import NAME
 from fleet.settings import Settings
+from fleet.tables import AGENTS_POOL, WEBHOOK_POOL
+
+T = TypeVar("T")
+
+LONGEST_MESSAGE = 10_000
+"""Characters of what is said to a run."""
+
+DECIDE_WITHIN_S = 30.0
+"""How long a verdict waits for a worker of the agents' pool."""
 
 STATES = {
     "running": "Running",
@@ -86,12 +104,27 @@ class FleetClient:
         self._manifest = manifest
 
     async def start(
-        self, agent: str, goal: str, *, run_id: str | None = None, tenant: str = "default", priority: int = 3
+        self,
+        agent: str,
+        goal: str,
+        *,
+        run_id: str | None = None,
+        tenant: str = "default",
+        priority: int = 3,
+        tell: Sequence[str] = (),
     ) -> str:
         """Start a run and return its id. The agent's definition is snapshotted into it.
 
+        Args:
+            agent: of the manifest.
+            goal: what it is to do.
+            run_id: its id. Default: made up.
+            tenant: whose run it is.
+            priority: 1 (first) to 4.
+            tell: webhook endpoints of the manifest that are told, as a CloudEvent, how the run has ended.
+
         Raises:
-            BadInput: unknown agent, empty goal, or the id is taken.
+            BadInput: unknown agent or endpoint, empty goal, or the id is taken.
         """
         if not goal.strip():
             raise BadInput("the goal is empty: say what the agent is to do")
@@ -108,6 +141,7 @@ class FleetClient:
             priority=priority,
             weight=weight,
             door=self._manifest.max_active is not None,
+            tell=[self._told(endpoint) for endpoint in dict.fromkeys(tell)],
         )
         workflow_id = run_id or f"{agent}-{secrets.token_hex(5)}"
         try:
@@ -119,10 +153,13 @@ class FleetClient:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 task_queue=self._manifest.task_queue(AGENTS_POOL),
                 memo={names.AGENT_MEMO: agent, names.GOAL_MEMO: goal[:500], names.TENANT_MEMO: tenant},
+                search_attributes=attributes.of_run(agent, tenant),
                 priority=Priority(priority_key=priority, fairness_key=tenant, fairness_weight=weight),
                 static_summary=f"{agent}: {goal}"[:200],
             )
         except RPCError as error:
+            if error.status is RPCStatusCode.INVALID_ARGUMENT and "earch attribute" in error.message:
+                raise BadInput(f"Temporal: {error.message}: run `fleet init` once for this namespace") from None
             raise _unreachable(error) from None
         except Exception as error:
             if type(error).__name__ == "WorkflowAlreadyStartedError":
@@ -130,20 +167,36 @@ class FleetClient:
             raise
         return workflow_id
 
+    def _told(self, endpoint: str) -> Told:
+        spec = self._manifest.endpoints.get(endpoint)
+        webhooks = [name for name, other in self._manifest.endpoints.items() if other.kind == "webhook"]
+        if spec is None or spec.kind != "webhook":
+            raise BadInput(f"{endpoint!r} is no webhook endpoint; there are: {', '.join(webhooks) or 'none'}")
+        if WEBHOOK_POOL not in self._manifest.pools:
+            raise BadInput(f"endpoint {endpoint!r} cannot be told: the manifest has no [pools.{WEBHOOK_POOL}]")
+        return Told(endpoint=endpoint, task_queue=self._manifest.task_queue(WEBHOOK_POOL))
+
     def handle(self, run_id: str) -> WorkflowHandle[Any, RunResult]:
         """Temporal's handle of the run."""
         return self.temporal.get_workflow_handle(run_id, result_type=RunResult)
 
-    async def list(self, *, state: str | None = None, limit: int = 100) -> AsyncIterator[RunInfo]:
-        """Runs, newest first; `state` is a key of `STATES`."""
+    async def runs(self, *, state: str | None = None, query: str = "", limit: int = 100) -> AsyncIterator[RunInfo]:
+        """Runs, newest first; `state` is a key of `STATES`, `query` a visibility query.
+
+        Raises:
+            BadInput: Temporal does not understand the query.
+        """
+        asked = query
         query = f"WorkflowType = '{names.AGENT_WORKFLOW}'"
         if state:
             query += f" AND ExecutionStatus = '{STATES[state]}'"
+        if asked:
+            query += f" AND ({asked})"
         try:
             async for execution in self.temporal.list_workflows(query, limit=limit):
                 yield await _info(execution)
         except RPCError as error:
-            raise _unreachable(error) from None
+            raise _of_query(asked, error) from None
 
     async def info(self, run_id: str) -> RunInfo:
         """One run.
@@ -185,17 +238,126 @@ class FleetClient:
             raise _about(run_id, error) from None
 
     async def stop(self, run_id: str, reason: str) -> None:
-        """Ask the run to finish soon.
+        """Ask the run to finish soon: what is under way is cancelled, an effect is accounted for.
 
         Raises:
             UnknownRun: there is none of that id.
             BadInput: it has ended already.
         """
+        await self._signal(run_id, names.STOP_SIGNAL, reason)
+
+    async def tell(self, run_id: str, message: str) -> None:
+        """Say something to the agent: its model reads it before its next step.
+
+        Raises:
+            UnknownRun: there is none of that id.
+            BadInput: it has ended already, or the message is empty or too long.
+        """
+        if not message.strip():
+            raise BadInput("the message is empty: say something")
+        if len(message) > LONGEST_MESSAGE:
+            raise BadInput(f"the message has {len(message)} characters; {LONGEST_MESSAGE} are the most")
+        await self._signal(run_id, names.TELL_SIGNAL, message)
+
+    async def pause(self, run_id: str, reason: str) -> None:
+        """Let the run begin nothing new until it is resumed.
+
+        Raises:
+            UnknownRun: there is none of that id.
+            BadInput: it has ended already.
+        """
+        await self._signal(run_id, names.PAUSE_SIGNAL, reason)
+
+    async def resume(self, run_id: str, reason: str = "") -> None:
+        """Let a paused run go on.
+
+        Raises:
+            UnknownRun: there is none of that id.
+            BadInput: it has ended already.
+        """
+        await self._signal(run_id, names.RESUME_SIGNAL, reason)
+
+    async def cancel(self, run_id: str) -> None:
+        """Cancel the run: it ends without a result as soon as its effect under way is accounted for.
+
+        Raises:
+            UnknownRun: there is none of that id.
+            BadInput: it has ended already.
+        """
+        await self._running(run_id)
+        await self._about(run_id, self.temporal.get_workflow_handle(run_id).cancel())
+
+    async def terminate(self, run_id: str, reason: str) -> None:
+        """End the run at once, wherever it is. An effect under way is cancelled and accounts for itself in the ledger.
+
+        Raises:
+            UnknownRun: there is none of that id.
+            BadInput: it has ended already.
+        """
+        await self._running(run_id)
+        await self._about(run_id, self.temporal.get_workflow_handle(run_id).terminate(reason=reason))
+
+    async def approvals(self, run_id: str) -> list[Approval]:
+        """Everything the run has asked of humans, as it knows it. Needs a live worker of the agents' pool."""
+        handle = self.temporal.get_workflow_handle(run_id)
+        asked: list[Approval] = await self._about(
+            run_id, handle.query(names.APPROVALS_QUERY, result_type=list[Approval])
+        )
+        return asked
+
+    async def decide(self, verdict: Verdict) -> Approval:
+        """Give a verdict. Answers how the approval stands then.
+
+        Raises:
+            UnknownRun: there is no such run.
+            BadInput: the verdict cannot be taken: the text says why.
+            Unreachable: nobody answers in time; it may still be taken.
+        """
+        run_id = run_of(verdict.approval_id)
+        handle = self.temporal.get_workflow_handle(run_id)
+        update = handle.execute_update(names.DECIDE_UPDATE, verdict, result_type=Approval)
+        try:
+            decided: Approval = await asyncio.wait_for(update, DECIDE_WITHIN_S)
+        except WorkflowUpdateFailedError as refused:
+            raise BadInput(getattr(refused.cause, "message", "") or str(refused.cause)) from None
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            raise Unreachable(
+                f"no worker of the agents' pool has answered within {DECIDE_WITHIN_S:g} s: look at"
+                f" `fleet approvals show {verdict.approval_id}` before deciding again"
+            ) from None
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                info = await self.info(run_id)
+                raise BadInput(f"run {run_id!r} has ended already ({info.state}): too late") from None
+            raise _about(run_id, error) from None
+        return decided
+
+    async def running(self, query: str) -> list[str]:
+        """Ids of running runs that a visibility query names, as `Agent="payer" AND Tenant="acme"`.
+
+        Raises:
+            BadInput: Temporal does not understand the query.
+        """
+        if not query.strip():
+            raise BadInput('the query is empty: write as in Agent="payer" AND Tenant="acme"')
+        whole = f"WorkflowType = '{names.AGENT_WORKFLOW}' AND ExecutionStatus = 'Running' AND ({query})"
+        try:
+            return [execution.id async for execution in self.temporal.list_workflows(whole)]
+        except RPCError as error:
+            raise _of_query(query, error) from None
+
+    async def _running(self, run_id: str) -> None:
         info = await self.info(run_id)
         if info.closed_at is not None:
             raise BadInput(f"run {run_id!r} has ended already ({info.state})")
+
+    async def _signal(self, run_id: str, signal: str, argument: Any) -> None:
+        await self._running(run_id)
+        await self._about(run_id, self.temporal.get_workflow_handle(run_id).signal(signal, argument))
+
+    async def _about(self, run_id: str, call: Awaitable[T]) -> T:
         try:
-            await self.temporal.get_workflow_handle(run_id).signal(names.STOP_SIGNAL, reason)
+            return await call
         except RPCError as error:
             raise _about(run_id, error) from None
 
@@ -235,6 +397,12 @@ async def _patiently(call: Callable[[], Awaitable[RunResult]]) -> RunResult:
 def _about(run_id: str, error: RPCError) -> Exception:
     if error.status is RPCStatusCode.NOT_FOUND:
         return UnknownRun(f"no run {run_id!r}: `fleet ps` lists them")
+    return _unreachable(error)
+
+
+def _of_query(query: str, error: RPCError) -> Exception:
+    if error.status is RPCStatusCode.INVALID_ARGUMENT:
+        return BadInput(f"query {query!r}: {error.message}")
     return _unreachable(error)
 
 

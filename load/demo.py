@@ -23,16 +23,18 @@ from fleet.client import FleetClient
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.errors import BadInput, FleetError
 from fleet.history import Story, story
-from fleet.manifest import ModelProvider
 from fleet.settings import Settings
+from fleet.tables import ModelProvider
 from load import verdict
 from load.local import LocalFleet, Plan, parse_pools
 from load.providers import Ledgers
 from load.watch import Watch
-from workers.bootstrap import CHECK_TIMEOUT_S, chat_provider, limiter
+from workers.bootstrap import limiter
+from workers.clients import chat_provider
 from workers.corpus.index import CorpusError
 from workers.corpus.questions import Question, questions
 from workers.providers.errors import ProviderError
+from workers.serving import CHECK_TIMEOUT_S
 
 __all__ = ["Options", "parse_pools", "run"]
 

@@ -32,7 +32,7 @@ def run(
         pools=pools,
         simulate=not stack_only,
         live_models=live,
-        live_mail=live,
+        live_outside=live,
         corpus=corpus,
         ports=Ports(temporal=ports[0], ui=ports[1], redis=ports[2]),
     )

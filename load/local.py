@@ -13,17 +13,23 @@ from typing import Any, Self
 
 from fleet import manifest as manifests
 from fleet.errors import BadInput, FleetError
-from fleet.manifest import Manifest, SearchProvider
+from fleet.manifest import Manifest
 from fleet.settings import DEV_FILE, Settings
+from fleet.tables import POOLS, SearchProvider
 from load import providers
 from workers.bootstrap import limiter, quotas
 from workers.corpus.index import Corpus, CorpusError
 from workers.corpus.ingest import read_folder
 from workers.corpus.stdlib import read_stdlib
+from workers.database.engine import DatabaseLost
+from workers.database.schema import upgrade
 from workers.embedded import EmbeddedError, EmbeddedStack, Endpoints, Ports
 from workers.supervisor import ProcessSpec, Supervisor, last_line
 
 READY_TIMEOUT_S = 60.0
+LIGHT_POOLS = ("approvals", "memory", "webhook")
+TOGETHER = "+"
+"""Joins the names of pools that one process serves."""
 DRAIN_MARGIN_S = 5.0
 """A worker that has drained still has connections to close."""
 
@@ -37,13 +43,15 @@ def parse_pools(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in text.split(","):
         name, _, count = part.strip().partition("=")
-        if name not in manifests.POOLS:
-            raise BadInput(f"--pools: unknown pool {name!r}; there are: {', '.join(manifests.POOLS)}")
+        if name not in POOLS:
+            raise BadInput(f"--pools: unknown pool {name!r}; there are: {', '.join(POOLS)}")
         if not count.isdigit() or not 1 <= int(count) <= 64:
             raise BadInput(f"--pools: {name}={count} is not a number of processes from 1 to 64")
         found[name] = int(count)
-    # a fleet without one of its pools would wait for ever
-    return {name: found.get(name, 1) for name in manifests.POOLS}
+    # a fleet without one of its pools would wait for ever; those with little to do share a process
+    light = [name for name in LIGHT_POOLS if name not in found]
+    whole = {name: found.get(name, 1) for name in POOLS if name not in light}
+    return whole | ({TOGETHER.join(light): 1} if light else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +61,13 @@ class Plan:
     folder: Path
     manifest: Path
     pools: Mapping[str, int]
+    """Processes by pool, or by pools as `approvals+memory`. Pools that the manifest does not have are left out."""
     simulate: bool = True
     """Start the provider simulators and let them stand in for the manifest's providers."""
     live_models: bool = False
     """Leave the model providers as the manifest has them."""
-    live_mail: bool = False
-    """Leave the mail relay as the manifest has it."""
+    live_outside: bool = False
+    """Leave mail, bank and endpoints as the manifest has them."""
     own_ledger: bool = False
     """Keep effects in the folder, whatever `FLEET_DATABASE_URL` says."""
     corpus: Path | None = None
@@ -76,6 +85,8 @@ class LocalFleet:
         self.supervisor = Supervisor()
         self.corpus = Corpus(self._corpus_path())
         self.simulators: dict[str, Any] = {}
+        self.console: str | None = None
+        """Where approvers decide, if the manifest has a pool that asks them."""
         self._log_began: dict[str, int] = {}
         self._base = settings
         self._exit = AsyncExitStack()
@@ -124,10 +135,11 @@ class LocalFleet:
             if self.plan.simulate:
                 await self._simulate()
             await self._apply_quotas()
-            for pool, count in self.plan.pools.items():
+            await upgrade(self.settings().database())
+            for group, count in self._groups().items():
                 for number in range(1, count + 1):
-                    await self._start_worker(pool, number)
-        except (EmbeddedError, CorpusError) as error:
+                    await self._start_worker(group, number)
+        except (EmbeddedError, CorpusError, DatabaseLost) as error:
             await self._exit.aclose()
             raise BadInput(str(error)) from None
         except BaseException:
@@ -184,8 +196,9 @@ class LocalFleet:
             self.plan.manifest,
             self.manifest,
             target,
-            http=None if self.plan.live_models else self.simulators["http"],
-            mail=None if self.plan.live_mail else (self.simulators["smtp_port"], f"{self.simulators['http']}/_mail"),
+            models=None if self.plan.live_models else self.simulators["http"],
+            outside=None if self.plan.live_outside else (self.simulators["http"], self.simulators["smtp_port"]),
+            console=self.console,
         )
         self.manifest, self.manifest_path = manifests.load(target), target
 
@@ -196,13 +209,22 @@ class LocalFleet:
                 if await shared.quota(scope) != quota:
                     await shared.configure(quota, by="manifest", reason="the local fleet starts")
 
-    async def _start_worker(self, pool: str, number: int) -> None:
-        name = f"{pool}-{number}"
+    def _groups(self) -> dict[str, int]:
+        """The processes to start, of pools that the manifest has."""
+        found: dict[str, int] = {}
+        for group, count in self.plan.pools.items():
+            served = [pool for pool in group.split(TOGETHER) if pool in self.manifest.pools]
+            if served:
+                found[TOGETHER.join(served)] = count
+        return found
+
+    async def _start_worker(self, group: str, number: int) -> None:
+        name, pools = f"{group}-{number}", group.split(TOGETHER)
         # -m, not the script: a worker is this very code, wherever its entry point is installed
-        argv = [sys.executable, "-m", "fleet.cli.main", "worker", pool]
+        argv = [sys.executable, "-m", "fleet.cli.main", "worker", *pools]
         log = self._log(name)
         self._log_began[name] = log.stat().st_size if log.exists() else 0
-        grace = self.manifest.pools[pool].drain.total_seconds() + DRAIN_MARGIN_S
+        grace = max(self.manifest.pools[pool].drain.total_seconds() for pool in pools) + DRAIN_MARGIN_S
         await self.supervisor.start(
             ProcessSpec(name=name, argv=argv, env=self.environment(), log=log, restart=True, grace_s=grace)
         )
@@ -248,7 +270,7 @@ class LocalFleet:
         Raises:
             FleetError: one did not within a minute; the text has its last words.
         """
-        names = [f"{pool}-{n}" for pool, count in self.plan.pools.items() for n in range(1, count + 1)]
+        names = [f"{pool}-{n}" for pool, count in self._groups().items() for n in range(1, count + 1)]
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 for name in names:

@@ -3,16 +3,21 @@
 import json
 import tomllib
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx2
 import tomli_w
 
-from fleet.manifest import MailProvider, Manifest, ModelProvider
+from fleet.manifest import Manifest
 from fleet.rates import UNITS
+from fleet.tables import BankProvider, EmailEndpoint, MailApiProvider, MailProvider, ModelProvider
 
 SIM_KEY = "sk-sim-fleet-0001"  # not a secret: the simulators accept it
 SIM_KEY_FILE = "simulators.key"
+HOOK_SECRET = "whsec_c2ltdWxhdGVkLXdlYmhvb2tzLW9mLXRoZS1mbGVldA=="  # noqa: S105 - the simulators' own
+_NAMES = {"smtp": "smtp", "resend": "mail_api", "bank": "bank"}
+"""What the simulators call the providers of each kind."""
 
 
 def options(manifest: Manifest) -> dict[str, Any]:
@@ -33,8 +38,8 @@ def options(manifest: Manifest) -> dict[str, Any]:
         }
         if kind in ("openai", "anthropic"):
             found.setdefault(kind, {"models": {}, "keys": [SIM_KEY]})["models"][model] = limits
-        elif kind == "smtp":
-            found["smtp"] = limits
+        elif kind in _NAMES:
+            found[_NAMES[kind]] = limits
     for agent in manifest.agents.values():
         provider, _, model = agent.model.partition("/")
         kind = manifest.providers[provider].kind
@@ -42,29 +47,61 @@ def options(manifest: Manifest) -> dict[str, Any]:
     return found
 
 
-def rewrite(source: Path, manifest: Manifest, target: Path, *, http: str | None, mail: tuple[int, str] | None) -> None:
+def rewrite(
+    source: Path,
+    manifest: Manifest,
+    target: Path,
+    *,
+    models: str | None,
+    outside: tuple[str, int] | None,
+    console: str | None = None,
+) -> None:
     """Write `source` to `target` with simulators in the place of providers.
 
     Args:
         source: the manifest's file.
         manifest: what it says.
         target: file to write.
-        http: base URL that stands in for every model provider; None leaves them as they are.
-        mail: SMTP port and lookup URL that stand in for the relay; None leaves it as it is.
+        models: base URL that stands in for every model provider; None leaves them as they are.
+        outside: base URL and SMTP port that stand in for mail, bank and endpoints: whatever the world would notice.
+            None leaves them as they are.
+        console: where approvers reach the console; None leaves links as they are.
     """
     raw = tomllib.loads(source.read_text(encoding="utf-8"))
     for name, spec in manifest.providers.items():
         table = raw["providers"][name]
-        if isinstance(spec, ModelProvider) and http is not None:
-            table["base_url"] = f"{http}/v1" if spec.kind == "openai" else http
-            key_file = target.parent / SIM_KEY_FILE
-            key_file.write_text(SIM_KEY, encoding="utf-8")
-            table["api_key"] = f"file:{key_file}"
-        elif isinstance(spec, MailProvider) and mail is not None:
-            for key in ("username", "password"):
+        if isinstance(spec, ModelProvider) and models is not None:
+            table.update(
+                base_url=f"{models}/v1" if spec.kind == "openai" else models,
+                api_key=_secret(target, SIM_KEY_FILE, SIM_KEY),
+            )
+        elif outside is not None and isinstance(spec, MailProvider):
+            for key in ("username", "password", "ca_file"):
                 table.pop(key, None)
-            table.update(host="127.0.0.1", port=mail[0], tls="none", lookup_url=mail[1])
+            table.update(host="127.0.0.1", port=outside[1], tls="none", lookup_url=f"{outside[0]}/_mail")
+        elif outside is not None and isinstance(spec, MailApiProvider):
+            table.update(base_url=outside[0], api_key=_secret(target, SIM_KEY_FILE, SIM_KEY))
+        elif outside is not None and isinstance(spec, BankProvider):
+            table.update(base_url=f"{outside[0]}/bank", api_key=_secret(target, SIM_KEY_FILE, SIM_KEY))
+    for name, endpoint in manifest.endpoints.items():
+        if outside is not None and not isinstance(endpoint, EmailEndpoint):
+            path = "hooks" if endpoint.kind == "webhook" else "slack"
+            url = _secret(target, f"{name}.url", f"{outside[0]}/{path}/{name}")
+            raw["endpoints"][name].update(url=url, allow_private=True)
+            if endpoint.kind == "webhook":
+                raw["endpoints"][name]["secret"] = _secret(target, "webhooks.key", HOOK_SECRET)
+    if console is not None:
+        link_key = target.parent / "links.key"
+        key = link_key.read_text(encoding="utf-8") if link_key.exists() else token_hex(32)
+        raw["approvals"] = {"url": console, "link_key": _secret(target, link_key.name, key)}
     target.write_text(tomli_w.dumps(raw), encoding="utf-8")
+
+
+def _secret(target: Path, name: str, value: str) -> str:
+    file = target.parent / name
+    file.touch(mode=0o600)
+    file.write_text(value, encoding="utf-8")
+    return f"file:{file}"
 
 
 class Ledgers:
@@ -95,4 +132,19 @@ class Ledgers:
     async def mail(self) -> dict[str, int]:
         """Messages delivered, unique, duplicates."""
         found: dict[str, int] = await self._get("/_mail/summary")
+        return found
+
+    async def bank(self) -> dict[str, Any]:
+        """Transfers booked, distinct keys, duplicates, totals."""
+        found: dict[str, Any] = await self._get("/_bank/summary")
+        return found
+
+    async def transfers(self) -> list[dict[str, Any]]:
+        """Every transfer that was booked, oldest first."""
+        found: list[dict[str, Any]] = await self._get("/_bank")
+        return found
+
+    async def hooks(self, name: str) -> list[dict[str, Any]]:
+        """What an endpoint was told."""
+        found: list[dict[str, Any]] = await self._get("/_hooks", name=name)
         return found

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 
+from fleet.contracts.names import SEARCH_ATTRIBUTES
 from load.simulators.options import Options
 from load.simulators.server import Serving, Where, running
 from tests.ratelimit.servers import on_socket, redis_binary, valkey_binary
@@ -54,7 +56,10 @@ def temporal_address():
     loop = asyncio.new_event_loop()
     environment = loop.run_until_complete(
         WorkflowEnvironment.start_local(
-            dev_server_existing_path=binary("temporal"), dev_server_extra_args=TUNING, dev_server_log_level="error"
+            dev_server_existing_path=binary("temporal"),
+            dev_server_extra_args=TUNING,
+            dev_server_log_level="error",
+            search_attributes=[SearchAttributeKey.for_keyword(name) for name in SEARCH_ATTRIBUTES],
         )
     )
     yield environment.client.service_client.config.target_host

@@ -1,22 +1,23 @@
 """The composition root: settings and manifest become clients, the limiter and running pools."""
 
 import asyncio
+import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
-import httpx2
 import structlog
 from temporalio.client import Client
 
+from fleet import attributes
 from fleet.client import connect
 from fleet.errors import BadInput, FleetError, Unreachable
-from fleet.manifest import AGENTS_POOL, LLM_POOL, MailProvider, Manifest, ModelProvider, SearchProvider
+from fleet.manifest import Manifest
 from fleet.rates import Rate
 from fleet.settings import Settings
-from fleet.workflows.agent import AgentWorkflow
+from fleet.tables import REFERENCE, ModelProvider
 from ratelimit.errors import BadQuota, StoreLost
 from ratelimit.limiter import Limiter
 from ratelimit.outage import Posture
@@ -25,24 +26,14 @@ from ratelimit.profiles import PROFILES, Profile
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
 from workers import health
-from workers.admission import Admission
-from workers.door import DOOR, Door, door_quota
-from workers.gate import Gate
-from workers.pool import Pool, worker
-from workers.providers import errors
-from workers.providers.chat import ChatProvider
+from workers.door import DOOR, door_quota
+from workers.pool import worker
+from workers.redaction import REDACTOR
+from workers.serving import Shop
 from workers.telemetry import METRICS
-
-if TYPE_CHECKING:
-    # a pool imports only what it serves with: a worker starts in half the time
-    from workers.providers.search import SearchProvider as SearchClient
-    from workers.providers.smtp import Relay
 
 BURST_HEADROOM = 0.9
 """Share of a provider's burst that is used: a call may reach it a little earlier than the one before it allows."""
-
-CHECK_TIMEOUT_S = 10.0
-"""How long a worker that starts waits for a provider's first answer."""
 
 log = structlog.get_logger("fleet.worker")
 
@@ -125,150 +116,26 @@ async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limit
         await store.aclose()
 
 
-def chat_provider(settings: Settings, name: str, spec: ModelProvider) -> ChatProvider:
-    """The client of one model provider.
+def secrets(settings: Settings, manifest: Manifest) -> list[str]:
+    """Every secret that this process could come across: keys of the manifest, passwords in the settings' URLs."""
+    found: list[str] = []
 
-    Raises:
-        BadInput: its key is not set.
-    """
-    key = settings.secret(spec.api_key)
-    if key is None:
-        raise BadInput(f"providers.{name}: no API key: set {spec.api_key.partition(':')[2]} ({spec.api_key})")
-    if not (key.isascii() and key.isprintable()):
-        raise BadInput(f"providers.{name}: the API key in {spec.api_key} is not plain text: set it again")
-    profile = PROFILES[spec.counts or spec.kind]
-    # each SDK takes a second and more to import: only those that are used are
-    if spec.kind == "openai":
-        from workers.providers.openai import OpenAIChat
+    def walk(value: object) -> None:
+        if isinstance(value, dict):
+            for inner in value.values():
+                walk(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(inner)
+        elif isinstance(value, str) and re.match(REFERENCE, value):
+            with suppress(BadInput):
+                found.append(settings.secret(value) or "")
 
-        timeout_s = spec.timeout.total_seconds()
-        return OpenAIChat(name=name, api_key=key, base_url=spec.base_url, timeout_s=timeout_s, profile=profile)
-    from workers.providers.anthropic import AnthropicChat
-
-    timeout_s = spec.timeout.total_seconds()
-    return AnthropicChat(name=name, api_key=key, base_url=spec.base_url, timeout_s=timeout_s, profile=profile)
-
-
-def search_provider(settings: Settings, name: str, spec: SearchProvider, http: httpx2.AsyncClient) -> "SearchClient":
-    """The client of one search provider."""
-    from workers.corpus.index import Corpus
-    from workers.providers import search
-
-    if spec.kind == "corpus":
-        return search.CorpusSearch(Corpus(spec.path or settings.state_dir / "corpus.db"))
-    if spec.base_url is None:
-        raise BadInput(f"providers.{name}.base_url: is required for kind {spec.kind!r}")
-    if spec.kind == "searxng":
-        return search.SearxngSearch(spec.base_url, http, allow_private=spec.allow_private)
-    key = settings.secret(spec.api_key) if spec.api_key else None
-    if key is None:
-        raise BadInput(f"providers.{name}.api_key: is required for kind {spec.kind!r}, and must be set")
-    kind = search.BraveSearch if spec.kind == "brave" else search.TavilySearch
-    return kind(spec.base_url, key, http, allow_private=spec.allow_private)
-
-
-def relay(settings: Settings, spec: MailProvider) -> "Relay":
-    """The client of the mail relay."""
-    from workers.providers.smtp import Relay
-
-    return Relay(
-        host=spec.host,
-        port=spec.port,
-        tls=spec.tls,
-        sender=spec.sender,
-        username=spec.username,
-        password=settings.secret(spec.password) if spec.password else None,
-        lookup_url=spec.lookup_url,
-        timeout_s=spec.timeout.total_seconds(),
-    )
-
-
-def _scope_of(manifest: Manifest, provider: str) -> str:
-    # the pool's provider counts all its calls in one scope: the first quota that bears its name
-    return next((s for s in manifest.scopes() if s.partition("/")[0] == provider), provider)
-
-
-def _gated(manifest: Manifest, pool: str) -> list[str]:
-    """The scopes that the pool's calls are charged to; none if some of its calls are not limited."""
-    if pool != LLM_POOL:
-        scope = _scope_of(manifest, manifest.pools[pool].provider or pool)
-        return [scope] if scope in manifest.quotas else []
-    models = {agent.model for agent in manifest.agents.values()}
-    return sorted(models) if models <= set(manifest.quotas) else []
-
-
-def _used_models(manifest: Manifest) -> set[str]:
-    return {agent.model.partition("/")[0] for agent in manifest.agents.values()}
-
-
-async def _accepts(name: str, check: Callable[[], Awaitable[None]]) -> None:
-    """Refuse to start with a key that the provider refuses; a provider that is away will be waited for."""
-    try:
-        await asyncio.wait_for(check(), CHECK_TIMEOUT_S)
-    except errors.Refused as refused:
-        raise BadInput(f"providers.{name}: {refused}") from None
-    except (errors.ProviderError, TimeoutError) as error:
-        log.warning("provider does not answer", provider=name, why=str(error) or "no answer in time")
-
-
-async def _build(stack: AsyncExitStack, settings: Settings, manifest: Manifest, name: str, shared: Limiter) -> Pool:
-    spec = manifest.pools[name]
-    queue = manifest.task_queue(name)
-    if name == AGENTS_POOL:
-        door = Door(shared)
-        gate = Gate(spec.slots, shared, [DOOR] if manifest.max_active else [], timedelta(0))
-        return Pool(
-            name=name,
-            task_queue=queue,
-            slots=spec.slots,
-            drain=spec.drain,
-            workflows=[AgentWorkflow],
-            activities=[door.enter, door.leave],
-            gate=gate,
-        )
-    scopes = _gated(manifest, name)
-    # what slips in besides still finds time to wait in its slot
-    gate = Gate(spec.slots, shared, scopes, spec.max_inline_wait / 2)
-    admission = Admission(shared, spec.max_inline_wait, gated=bool(scopes))
-    provider_name = spec.provider or name
-    if name == LLM_POOL:
-        from workers.tools.llm import LlmTools
-
-        providers: dict[str, ChatProvider] = {}
-        for spec_name, model in manifest.providers.items():
-            used = spec_name in _used_models(manifest)
-            # runs in flight may use a model that no agent of the manifest uses any more
-            if isinstance(model, ModelProvider) and (used or settings.secret(model.api_key)):
-                providers[spec_name] = chat_provider(settings, spec_name, model)
-                stack.push_async_callback(providers[spec_name].aclose)
-                if used:
-                    await _accepts(spec_name, providers[spec_name].check)
-        llm = LlmTools(admission, providers, Door(shared))
-        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[llm.chat], gate=gate)
-    provider = manifest.providers[provider_name]
-    if isinstance(provider, SearchProvider):
-        from workers.tools.search import SearchTools
-
-        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=30))
-        client = search_provider(settings, provider_name, provider, http)
-        stack.push_async_callback(client.aclose)
-        search = SearchTools(admission, client, _scope_of(manifest, provider_name))
-        activities = [search.query, search.fetch]
-        return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=activities, gate=gate)
-    assert isinstance(provider, MailProvider)
-    from workers.effects.ledger import Ledger, LedgerLost
-    from workers.tools.mail import MailTools
-
-    try:
-        ledger = Ledger(settings.database())
-        stack.push_async_callback(ledger.aclose)
-        await ledger.open()
-    except LedgerLost as lost:
-        raise Unreachable(f"{lost}; see FLEET_DATABASE_URL") from None
-    handed_to = relay(settings, provider)
-    await _accepts(provider_name, handed_to.check)
-    mail = MailTools(admission, handed_to, ledger, _scope_of(manifest, provider_name))
-    return Pool(name=name, task_queue=queue, slots=spec.slots, drain=spec.drain, activities=[mail.send], gate=gate)
+    walk(manifest.model_dump(mode="json"))
+    for url in (settings.redis(), settings.database()):
+        with suppress(ValueError):
+            found.append(unquote(urlsplit(url).password or ""))
+    return [secret for secret in found if secret]
 
 
 async def _seed(shared: Limiter, manifest: Manifest) -> None:
@@ -302,9 +169,14 @@ async def run_pools(settings: Settings, manifest: Manifest, names: Sequence[str]
 
     async with AsyncExitStack() as stack:
         client = await connect(settings)
+        REDACTOR.learn(*secrets(settings, manifest))
+        if absent := await attributes.missing(client):
+            told = f"namespace {client.namespace!r} lacks the search attributes {', '.join(absent)}: run `fleet init`"
+            raise BadInput(told)
         shared = await stack.enter_async_context(limiter(settings, manifest))
         await _seed(shared, manifest)
-        pools = [await _build(stack, settings, manifest, name, shared) for name in names]
+        shop = Shop(stack, settings, manifest, shared)
+        pools = [await shop.pool(name) for name in names]
         running = [await stack.enter_async_context(worker(client, pool, on_fatal=failed)) for pool in pools]
         checks: dict[str, health.Check] = {
             "temporal": lambda: _temporal_answers(client),

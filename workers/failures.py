@@ -48,6 +48,9 @@ def failure(error: errors.ProviderError, *, failures: int, max_failures: int, co
             return wait(FailureType.QUOTA_EXHAUSTED, text, _pause(error, cooled))
         case errors.Exhausted():
             return final(FailureType.QUOTA_EXHAUSTED, text)
+        case errors.Fenced():
+            # not a failure of the provider: the later attempt tells how it ended
+            return ApplicationError(text, type=FailureType.PROVIDER_FAILED, next_retry_delay=backoff(1))
         case errors.BadRequest():
             return final(FailureType.BAD_REQUEST, text)
         case _:

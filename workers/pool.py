@@ -19,10 +19,15 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from fleet.contracts.names import WAITS
 from workers.gate import Gate
+from workers.redaction import REDACTOR, RedactingInterceptor
 from workers.telemetry import METRICS
 
 # Our own contracts and pure functions are deterministic: importing them anew for every run would cost 100 ms each.
-SANDBOX = SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("fleet"))
+SANDBOX = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules(
+        "fleet", "jsonschema", "simpleeval", "referencing", "rpds", "attrs", "attr", "jsonschema_specifications"
+    )
+)
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """Longest delay between a heartbeat and its sending: also how late a cancellation may be heard."""
@@ -36,6 +41,8 @@ class Pool:
     task_queue: str
     slots: int
     drain: timedelta
+    cached: int = 500
+    """Workflows kept in memory between their steps."""
     activities: Sequence[Callable[..., Any]] = ()
     workflows: Sequence[type] = ()
     gate: Gate | None = None
@@ -62,11 +69,12 @@ def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], An
         workflows=pool.workflows,
         workflow_runner=SANDBOX,
         tuner=tuner,
+        max_cached_workflows=pool.cached,
         max_concurrent_activity_task_polls=min(pool.slots, 8) if pool.activities else 1,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=pool.drain,
-        interceptors=[_Counting(pool.name)],
+        interceptors=[RedactingInterceptor(REDACTOR), _Counting(pool.name)],
         on_fatal_error=fatal,
     )
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from fleet.settings import Settings
 from ratelimit import events
 from ratelimit.places import Closed
+from workers.redaction import REDACTOR
 
 
 class Metrics:
@@ -65,6 +66,24 @@ class Metrics:
             buckets=(0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2, 4, 10),
             registry=self.registry,
         )
+        self.effects = Counter(
+            "fleet_effects",
+            "Effects whose end an attempt has told: done, failed, unknown.",
+            ["tool", "state"],
+            registry=self.registry,
+        )
+        self.effects_fenced = Counter(
+            "fleet_effects_fenced",
+            "Attempts that were refused at the fence, a later one being at it.",
+            ["tool"],
+            registry=self.registry,
+        )
+        self.notices = Counter(
+            "fleet_approval_notices",
+            "Attempts to tell humans of an approval, by endpoint.",
+            ["endpoint", "outcome"],
+            registry=self.registry,
+        )
         self.degraded = Counter(
             "fleet_quota_degraded",
             "Calls granted by the local share, Redis being away.",
@@ -118,7 +137,7 @@ def configure_logging(settings: Settings) -> None:
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, REDACTOR.processor],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)

@@ -6,7 +6,7 @@ import typer
 
 from fleet.cli import context, output
 from fleet.errors import BadInput
-from fleet.manifest import SearchProvider
+from fleet.tables import SearchProvider
 
 
 def _index(manifest: Path | None) -> Path:

@@ -10,8 +10,9 @@ from fleet import manifest as manifests
 from fleet import settings as environment
 from fleet.cli import context, output
 from fleet.errors import BadInput, FleetError
-from fleet.manifest import AGENTS_POOL, MailProvider, Manifest, ModelProvider, SearchProvider
+from fleet.manifest import Manifest
 from fleet.settings import Settings
+from fleet.tables import AGENTS_POOL, BankProvider, MailApiProvider, MailProvider, ModelProvider, SearchProvider
 
 
 def check(*, manifest: Path | None, json: bool) -> None:
@@ -89,7 +90,7 @@ async def _examine(settings: Settings, manifest: Manifest) -> list[Finding]:
     components: list[tuple[str, Callable[[], Awaitable[str]]]] = [
         ("temporal", lambda: _temporal(settings, manifest)),
         ("redis", lambda: _redis(settings, manifest)),
-        ("ledger", lambda: _ledger(settings)),
+        ("database", lambda: _database(settings)),
     ]
     for name, spec in manifest.providers.items():
         if isinstance(spec, ModelProvider):
@@ -97,8 +98,10 @@ async def _examine(settings: Settings, manifest: Manifest) -> list[Finding]:
                 components.append((f"providers.{name}", lambda name=name, spec=spec: _model(settings, name, spec)))  # type: ignore[misc]
         elif isinstance(spec, SearchProvider):
             components.append((f"providers.{name}", lambda name=name, spec=spec: _search(settings, name, spec)))  # type: ignore[misc]
+        elif isinstance(spec, BankProvider):
+            components.append((f"providers.{name}", lambda name=name, spec=spec: _bank(settings, name, spec)))  # type: ignore[misc]
         else:
-            components.append((f"providers.{name}", lambda spec=spec: _mail(settings, spec)))  # type: ignore[misc]
+            components.append((f"providers.{name}", lambda name=name, spec=spec: _mail(settings, name, spec)))  # type: ignore[misc]
     return [await _ask(name, question) for name, question in components]
 
 
@@ -107,13 +110,13 @@ async def _ask(component: str, question: Callable[[], Awaitable[str]]) -> Findin
 
     from ratelimit.errors import RateLimitError
     from workers.corpus.index import CorpusError
-    from workers.effects.ledger import LedgerLost
+    from workers.database.engine import DatabaseLost
     from workers.providers.errors import ProviderError
     from workers.providers.search import SearchError
 
     try:
         return Finding(component=component, ok=True, detail=await question())
-    except (FleetError, ProviderError, SearchError, CorpusError, LedgerLost, RateLimitError, RPCError) as error:
+    except (FleetError, ProviderError, SearchError, CorpusError, DatabaseLost, RateLimitError, RPCError) as error:
         return Finding(component=component, ok=False, detail=str(error))
 
 
@@ -122,6 +125,7 @@ async def _temporal(settings: Settings, manifest: Manifest) -> str:
     from temporalio.api.taskqueue.v1 import TaskQueue
     from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
 
+    from fleet import attributes
     from fleet.client import connect
 
     client = await connect(settings)
@@ -139,6 +143,8 @@ async def _temporal(settings: Settings, manifest: Manifest) -> str:
         if not described.pollers:
             idle.append(pool)
     version = f"server {info.server_version} at {client.service_client.config.target_host}"
+    if absent := await attributes.missing(client):
+        raise BadInput(f"{version}; the search attributes {', '.join(absent)} are missing: `fleet init`")
     if idle:
         raise BadInput(f"{version}; no worker for {', '.join(idle)}: `fleet worker {' '.join(idle)}`")
     return f"{version}; workers for {', '.join(manifest.pools)}"
@@ -153,19 +159,20 @@ async def _redis(settings: Settings, manifest: Manifest) -> str:
     return f"answers; scripts run; {len(manifest.quotas)} quotas"
 
 
-async def _ledger(settings: Settings) -> str:
-    from workers.effects.ledger import Ledger
+async def _database(settings: Settings) -> str:
+    from workers.database.engine import Database
+    from workers.database.revisions import newest
 
-    ledger = Ledger(settings.database())
+    database = Database(settings.database())
     try:
-        await ledger.open()
+        await database.open()
     finally:
-        await ledger.aclose()
-    return "answers"
+        await database.aclose()
+    return f"answers; schema {newest()}"
 
 
 async def _model(settings: Settings, name: str, spec: ModelProvider) -> str:
-    from workers.bootstrap import chat_provider
+    from workers.clients import chat_provider
 
     provider = chat_provider(settings, name, spec)
     try:
@@ -178,7 +185,7 @@ async def _model(settings: Settings, name: str, spec: ModelProvider) -> str:
 async def _search(settings: Settings, name: str, spec: SearchProvider) -> str:
     import httpx2
 
-    from workers.bootstrap import search_provider
+    from workers.clients import search_provider
 
     async with httpx2.AsyncClient(timeout=10) as http:
         provider = search_provider(settings, name, spec, http)
@@ -187,8 +194,15 @@ async def _search(settings: Settings, name: str, spec: SearchProvider) -> str:
     return f"{spec.kind}: answers, {len(found.results)} result"
 
 
-async def _mail(settings: Settings, spec: MailProvider) -> str:
-    from workers.bootstrap import relay
+async def _mail(settings: Settings, name: str, spec: MailProvider | MailApiProvider) -> str:
+    from workers.clients import mailer
 
-    await relay(settings, spec).check()
-    return f"smtp at {spec.host}:{spec.port}: answers"
+    await mailer(settings, name, spec).check()
+    return f"smtp at {spec.host}:{spec.port}: answers" if spec.kind == "smtp" else f"{spec.base_url}: answers"
+
+
+async def _bank(settings: Settings, name: str, spec: BankProvider) -> str:
+    from workers.clients import bank
+
+    await bank(settings, name, spec).check()
+    return f"{spec.base_url}: answers"

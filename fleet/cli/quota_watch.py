@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fleet import documents
 from fleet.cli import context, output
 from fleet.cli.quota import check_scope, shared_limiter, told_of
 
@@ -110,7 +111,7 @@ class _screen:  # noqa: N801 - a context manager that is called like a function
 
     def _show(self, told: list[dict[str, Any]]) -> None:
         if self._json:
-            typer.echo(jsons.dumps(output.plain(told), ensure_ascii=False))
+            typer.echo(jsons.dumps(documents.plain(told), ensure_ascii=False))
         elif self._live is not None:
             self._live.update(_table(told), refresh=True)
         else:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from fleet import documents
 from fleet.cli import context, output, stories
 from fleet.client import STATES, FleetClient, connect
 from fleet.contracts.runs import Outcome, RunResult
@@ -83,9 +84,9 @@ def ps(*, state: str | None, limit: int, manifest: Path | None, json: bool) -> N
 
     async def work() -> None:
         client = await _client(manifest)
-        found = [info async for info in client.list(state=named, limit=limit)]
+        found = [info async for info in client.runs(state=named, limit=limit)]
         if json:
-            output.document([{**output.plain(i), "duration_s": round(i.duration_s, 3)} for i in found])
+            output.document([{**documents.plain(i), "duration_s": round(i.duration_s, 3)} for i in found])
             return
         rows = [(i.id, i.agent, i.state, output.seconds(i.duration_s), output.shorten(i.goal, 70)) for i in found]
         output.table(("RUN", "AGENT", "STATE", "FOR", "GOAL"), rows, empty="no runs; start one with `fleet run`")

@@ -6,11 +6,12 @@ from typing import Any
 
 import typer
 
-from fleet.cli.output import plain, seconds, shorten
+from fleet.cli.output import seconds, shorten
 from fleet.client import FleetClient, RunInfo
 from fleet.contracts.llm import ChatRequest, ChatResult, Message
 from fleet.contracts.runs import RunResult, RunStatus
 from fleet.contracts.tools import ToolRequest, ToolResult
+from fleet.documents import plain
 from fleet.history import Step, Story
 
 _SHORT = 160

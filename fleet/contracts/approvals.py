@@ -136,9 +136,12 @@ class ApprovalEvent:
     approval: Approval
     """As it stands after the event."""
     what: str
-    """`opened`, `reminded`, `escalated`, `voted`, `approved`, `rejected`, `expired`, `skipped`, `withdrawn`."""
+    """`opened`, `reminded`, `escalated`, `voted`, `approved`, `rejected`, `expired`, `skipped`, `withdrawn`,
+    `refused` (a verdict that could not be taken)."""
     at: datetime
     vote: Vote | None = None
+    detail: str = ""
+    """Why a verdict was refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,8 @@ class EffectRequest:
     priority: int = 3
     weight: float = 1.0
     mode: Mode = Mode.EXECUTE
+    why: str = ""
+    """With `account`: why it is not to be begun."""
     was_had: bool | None = None
     """What a human has said of an earlier, unknown end: True, it was had; False, it was not."""
     by: str = ""

@@ -54,6 +54,8 @@ class FailureType(StrEnum):
     """The tool refuses these arguments: told to the model, which may try others."""
     DATABASE_LOST = "DatabaseLost"
     """Not a failure: the database does not answer. Nothing is done without it."""
+    VERDICT_REFUSED = "VerdictRefused"
+    """A human's verdict cannot be taken: the text says why."""
     SHUTTING_DOWN = "ShuttingDown"
     """Not a failure: the worker drains and gives the work back."""
 

@@ -87,6 +87,8 @@ class ToolBinding:
     """What it answers was written by strangers: data, never instructions. Worth remembering."""
     guarded: bool = False
     """It moves money: once strangers' text was read, every call needs a human."""
+    lists: dict[str, str] = field(default_factory=dict)
+    """Argument to the allow-list that it must be on: `recipients` or `payees`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

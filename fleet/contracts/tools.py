@@ -131,6 +131,8 @@ class ToolContract:
     """What it answers was written by strangers."""
     guarded: bool = False
     """It moves money."""
+    lists: dict[str, str] = field(default_factory=dict)
+    """Argument to the allow-list that it must be on."""
 
 
 def _object(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
@@ -166,13 +168,19 @@ TOOLS: Final[dict[str, ToolContract]] = {
             description="Send one plain-text e-mail.",
             parameters=_object(
                 ["to", "subject", "body"],
-                to={"type": "string", "description": "Recipient's address.", "minLength": 3, "maxLength": 320},
+                to={
+                    "type": "string",
+                    "description": "Recipient's address, nothing else.",
+                    "pattern": r'^[^@\s<>,;:()"\\]+@[^@\s<>,;:()"\\]+$',
+                    "maxLength": 320,
+                },
                 subject={"type": "string", "maxLength": 500},
                 body={"type": "string", "maxLength": 200_000},
             ),
         ),
         stub=EMAIL_SEND,
         effect=True,
+        lists={"to": "recipients"},
     ),
     "transfer": ToolContract(
         spec=ToolSpec(
@@ -193,6 +201,7 @@ TOOLS: Final[dict[str, ToolContract]] = {
         stub=PAYMENTS_TRANSFER,
         effect=True,
         guarded=True,
+        lists={"payee": "payees"},
     ),
     "send_webhook": ToolContract(
         spec=ToolSpec(

@@ -1,4 +1,4 @@
-"""The agent: plan, call tools, observe, finish. Durable, because a workflow."""
+"""The agent: recall, plan, call tools, ask humans, observe, remember, finish. Durable, because a workflow."""
 
 import asyncio
 from contextlib import suppress
@@ -6,16 +6,22 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import Priority, RetryPolicy
+from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, is_cancelled_exception
 
-from fleet import budget, planning, policy
+from fleet import budget, consent, planning, policy
 from fleet.contracts import names
-from fleet.contracts.llm import ChatResult, Message, QuotaUse, ToolCall
+from fleet.contracts.approvals import Approval, ApprovalState, Ask, Verdict
+from fleet.contracts.effects import EffectState
+from fleet.contracts.llm import ChatResult, Message, QuotaUse, Role, ToolCall
 from fleet.contracts.runs import Outcome, Phase, RunInput, RunResult, RunStatus, ToolBinding
 from fleet.contracts.tools import DOOR_ENTER, DOOR_LEAVE, LLM_CHAT, ToolRequest, ToolResult
+from fleet.workflows.acting import Effects
+from fleet.workflows.desk import Desk
+from fleet.workflows.remembering import Memory
 
 R = TypeVar("R")
+_WAITING = SearchAttributeKey.for_keyword(names.WAITING_ATTRIBUTE)
 
 
 class _Ended(Exception):
@@ -33,44 +39,116 @@ class AgentWorkflow:
     def __init__(self, run: RunInput) -> None:
         self._run = run
         self._agent = run.agent
-        self._messages: list[Message] = planning.opening(run.agent, run.goal)
+        self._id = workflow.info().workflow_id
+        self._messages: list[Message] = planning.opening(run.agent, run.goal, self._id)
+        self._told: list[str] = []
         self._spent = budget.Spent()
         self._waits: list[float] = []
-        self._effects: list[dict[str, str]] = []
         self._phase = Phase.STARTING
         self._doing = ""
         self._stop_reason: str | None = None
+        self._pause_reason: str | None = None
+        self._paused_for = timedelta(0)
+        self._refusals = 0
+        self._found = False
+        self._desk = Desk(run, lambda: self._stop_reason)
+        self._effects = Effects(run, self._desk, lambda: self._stop_reason, self._left_s)
+        self._memory = Memory(run)
 
     @workflow.run
     async def run(self, run: RunInput) -> RunResult:
         """Work until the model has finished, the budget is used up or somebody stops it."""
         try:
-            if run.door:
-                await self._enter_by_door()
-            return self._result(Outcome.COMPLETED, await self._work())
-        except _Ended as end:
-            return self._result(end.outcome, self._last_words(), end.reason)
+            result = await self._until_ended(run)
+        except ApplicationError as error:
+            await self._effects.tell(self._result(Outcome.FAILED, self._last_words(), f"{error.type}: {error.message}"))
+            raise
+        except asyncio.CancelledError:
+            await self._effects.tell(self._result(Outcome.STOPPED, self._last_words(), "the run was cancelled"))
+            raise
         finally:
+            await self._desk.close()
             if run.door:
                 await self._leave()
             self._phase = Phase.FINISHED
+        await self._effects.tell(result)
+        # a verdict that was taken is answered before the run has ended
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return result
+
+    async def _until_ended(self, run: RunInput) -> RunResult:
+        try:
+            if run.door:
+                await self._enter_by_door()
+            await self._recall()
+            answer = await self._work()
+            await self._memory.keep_outcome(answer)
+            return self._result(Outcome.COMPLETED, answer)
+        except _Ended as end:
+            await self._memory.settle()
+            return self._result(end.outcome, self._last_words(), end.reason)
 
     @workflow.query(name=names.STATUS_QUERY)
     def status(self) -> RunStatus:
         """Where the run stands."""
+        waiting = self._desk.open()
         return RunStatus(
-            phase=self._phase,
-            doing=self._doing,
+            phase=Phase.APPROVAL if waiting else self._phase,
+            doing=", ".join(waiting) or self._doing,
             steps=self._spent.steps,
             tokens=self._spent.tokens,
             quota_wait_s=sum(self._waits),
             stop_requested=self._stop_reason is not None,
+            paused=self._pause_reason,
+            cost=f"{self._spent.money:f}",
+            approvals=waiting,
         )
+
+    @workflow.query(name=names.APPROVALS_QUERY)
+    def approvals(self) -> list[Approval]:
+        """Everything that was asked of humans, oldest first."""
+        return self._desk.all()
 
     @workflow.signal(name=names.STOP_SIGNAL)
     def stop(self, reason: str) -> None:
-        """Finish soon: a call under way is cancelled, an effect under way is waited for."""
+        """Finish soon: a call under way is cancelled, an effect under way is accounted for."""
         self._stop_reason = self._stop_reason or reason or "stopped"
+
+    @workflow.signal(name=names.TELL_SIGNAL)
+    def tell(self, message: str) -> None:
+        """Something that the model reads before its next step."""
+        self._told.append(message)
+
+    @workflow.signal(name=names.PAUSE_SIGNAL)
+    def pause(self, reason: str) -> None:
+        """Begin nothing new until `resume`. What is under way goes on; questions to humans can be answered."""
+        self._pause_reason = self._pause_reason or reason or "paused"
+
+    @workflow.signal(name=names.RESUME_SIGNAL)
+    def resume(self, reason: str = "") -> None:
+        """Go on."""
+        del reason  # for the history
+        self._pause_reason = None
+
+    @workflow.update(name=names.DECIDE_UPDATE)
+    def decide(self, verdict: Verdict) -> Approval:
+        """Take a verdict. Answers how the approval stands now."""
+        return self._desk.take(verdict)
+
+    @decide.validator
+    def _may_decide(self, verdict: Verdict) -> None:
+        reason = self._desk.refusal(verdict)
+        if reason is not None:
+            raise ApplicationError(reason, type=names.FailureType.VERDICT_REFUSED, non_retryable=True)
+
+    @workflow.signal(name=names.DECIDE_SIGNAL)
+    def decide_by_signal(self, verdict: Verdict) -> None:
+        """The same for those who cannot send updates. A refused one is written down, and changes nothing."""
+        reason = self._desk.refusal(verdict)
+        if reason is None:
+            self._desk.take(verdict)
+        else:
+            self._desk.note_refused(verdict, reason)
 
     async def _enter_by_door(self) -> None:
         self._check()
@@ -91,24 +169,52 @@ class AgentWorkflow:
                 )
             )
 
+    async def _recall(self) -> None:
+        self._check()
+        remembered = await self._memory.recall()
+        if remembered:
+            self._found = True
+            block = planning.marked(remembered, self._id, tag="remembered")
+            self._messages.append(Message(role=Role.USER, content=f"From earlier runs:\n{block}"))
+
     async def _work(self) -> str:
         while True:
-            self._check()
+            await self._hold()
+            self._listen()
             self._enter(Phase.THINKING, self._agent.model)
             reply = await self._think()
-            self._spent = self._spent.step(reply.usage)
+            self._spent = self._spent.step(reply.usage, self._agent.price)
             self._messages.append(reply.message)
             match planning.decide(self._agent, reply):
                 case planning.Finish(answer=answer):
-                    return answer
+                    # whoever has spoken meanwhile is heard first
+                    if not self._told:
+                        return answer
                 case planning.Withheld(reason=reason):
                     raise _Ended(Outcome.FAILED, reason)
                 case planning.Act(calls=calls, refused=refused):
                     self._enter(Phase.ACTING, ", ".join(call.name for call, _ in calls))
-                    await self._act(calls, refused)
+                    await self._act(calls, refused, reply.message.content)
+
+    def _listen(self) -> None:
+        for message in self._told:
+            self._messages.append(Message(role=Role.USER, content=message))
+        self._told.clear()
 
     def _enter(self, phase: Phase, doing: str) -> None:
         self._phase, self._doing = phase, doing
+
+    async def _hold(self) -> None:
+        """Go on, or end; wait while the run is paused."""
+        if self._pause_reason is not None and self._stop_reason is None:
+            before, began = self._phase, workflow.now()
+            self._phase = Phase.PAUSED
+            workflow.upsert_search_attributes([_WAITING.value_set("resume")])
+            await workflow.wait_condition(lambda: self._pause_reason is None or self._stop_reason is not None)
+            workflow.upsert_search_attributes([_WAITING.value_unset()])
+            self._phase = before
+            self._paused_for += workflow.now() - began
+        self._check()
 
     def _check(self) -> None:
         if self._stop_reason is not None:
@@ -128,49 +234,106 @@ class AgentWorkflow:
         self._note(reply.quota)
         return reply
 
-    async def _act(self, calls: list[tuple[ToolCall, ToolBinding]], refused: list[tuple[ToolCall, str]]) -> None:
-        step = self._spent.steps
+    async def _act(
+        self, calls: list[tuple[ToolCall, ToolBinding]], refused: list[tuple[ToolCall, str]], said: str
+    ) -> None:
+        steps = [(call, tool, f"{self._spent.steps}.{i}") for i, (call, tool) in enumerate(calls, start=1)]
         # all to their end, also if one of them ends the run: what an effect has done must be told
-        results = await asyncio.gather(
-            *(self._use(call, tool, f"{step}.{i}") for i, (call, tool) in enumerate(calls, start=1)),
-            return_exceptions=True,
-        )
-        for (call, _), result in zip(calls, results, strict=True):
+        harmless = [self._use(call, tool, step, said) for call, tool, step in steps if not tool.effect]
+        in_order = self._one_by_one([each for each in steps if each[1].effect], said)
+        *results, effects = await asyncio.gather(*harmless, in_order, return_exceptions=True)
+        answers = iter(results)
+        done = iter(effects if isinstance(effects, list) else [])
+        for call, tool, _ in steps:
+            result = next(done if tool.effect else answers, None)
+            if isinstance(result, ToolResult):
+                self._observe(call, tool, result)
+        for result in (*results, effects):
             if isinstance(result, BaseException):
-                continue
-            self._messages.append(planning.observation(call, result.content))
-            self._note(result.quota)
-            if result.evidence:
-                self._effects.append(result.evidence)
-        for result in results:
+                raise result
+        for result in effects if isinstance(effects, list) else []:
             if isinstance(result, BaseException):
                 raise result
         for call, reason in refused:
             self._messages.append(planning.observation(call, planning.refusal(reason)))
+        self._refusals = 0 if calls else self._refusals + len(refused)
+        given_up = planning.given_up(self._agent, self._refusals, refused[-1][1] if refused else "")
+        if given_up is not None:
+            raise _Ended(Outcome.FAILED, given_up)
 
-    async def _use(self, call: ToolCall, tool: ToolBinding, step: str) -> ToolResult:
+    async def _one_by_one(
+        self, steps: list[tuple[ToolCall, ToolBinding, str]], said: str
+    ) -> list[ToolResult | BaseException]:
+        """Effects of one step, in the order in which the model has named them; after one that ends the run none."""
+        results: list[ToolResult | BaseException] = []
+        for call, tool, step in steps:
+            try:
+                results.append(await self._use(call, tool, step, said))
+            except _Ended as end:
+                results.append(end)
+                break
+        return results
+
+    def _observe(self, call: ToolCall, tool: ToolBinding, result: ToolResult) -> None:
+        content = result.content
+        if tool.finds and not result.error:
+            content = planning.marked(content, self._id)
+            self._found = True
+        self._messages.append(planning.observation(call, content))
+        self._note(result.quota)
+
+    async def _use(self, call: ToolCall, tool: ToolBinding, step: str, said: str) -> ToolResult:
+        await self._hold()
+        arguments = call.arguments
+        wanted = consent.needed(self._agent, tool, arguments, tenant=self._run.tenant, found=self._found)
+        if wanted is not None:
+            rule, why = wanted
+            approval = await self._desk.ask(
+                Ask.ALLOW, step=step, tool=call.name, arguments=arguments, rule=rule, why=why, said=said
+            )
+            if approval.state is not ApprovalState.APPROVED:
+                self._check()
+                return ToolResult(content=planning.refusal(consent.told(approval)), error=True)
+            # a stop or a pause that came after the verdict is obeyed before anything begins
+            await self._hold()
+            arguments = approval.arguments
+        if tool.effect:
+            result = await self._effects.have(tool, arguments, step=step, said=said)
+            self._note(result.quota)
+            content = result.content if result.state is EffectState.DONE else planning.refusal(consent.fate(result))
+            used = ToolResult(content=content, error=result.state is not EffectState.DONE)
+        else:
+            used = await self._plainly(call.name, call.id, arguments, tool, step)
+        if arguments != call.arguments:
+            used = ToolResult(content=planning.amended(used.content, arguments), error=used.error, quota=used.quota)
+        return used
+
+    async def _plainly(
+        self, name: str, call_id: str, arguments: dict[str, Any], tool: ToolBinding, step: str
+    ) -> ToolResult:
         request = ToolRequest(
-            tool=call.name,
-            call_id=call.id,
-            arguments=call.arguments,
+            tool=name,
+            call_id=call_id,
+            arguments=arguments,
             step=step,
             max_failures=self._agent.policy.max_failures,
+            run_id=self._id,
+            agent=self._agent.name,
+            tenant=self._run.tenant,
         )
         try:
-            return await self._call(
-                tool.activity, request, ToolResult, tool.task_queue, f"{call.name} {step}", effect=tool.effect
-            )
+            result = await self._call(tool.activity, request, ToolResult, tool.task_queue, f"{name} {step}")
         except ActivityError as error:
             # A stop or the deadline ends the run; a tool that failed for good is told to the model.
             self._check()
             if is_cancelled_exception(error):
                 raise
             return ToolResult(content=planning.refusal(_reason(error)), error=True)
+        self._memory.keep(step, result.findings)
+        return result
 
-    async def _call(
-        self, activity: str, request: Any, result: type[R], queue: str, summary: str, *, effect: bool = False
-    ) -> R:
-        limits = policy.timeouts(self._agent.policy, self._agent.budget.deadline_s - self._elapsed_s())
+    async def _call(self, activity: str, request: Any, result: type[R], queue: str, summary: str) -> R:
+        limits = policy.timeouts(self._agent.policy, self._left_s())
         handle: workflow.ActivityHandle[R] = workflow.start_activity(
             activity,
             args=[] if request is None else [request],
@@ -189,8 +352,6 @@ class AgentWorkflow:
             ),
             summary=summary,
         )
-        if effect:
-            return await _to_its_end(handle)
         await workflow.wait_condition(lambda: handle.done() or self._stop_reason is not None)
         if not handle.done():
             handle.cancel()
@@ -201,7 +362,9 @@ class AgentWorkflow:
             return _Ended(Outcome.STOPPED, self._stop_reason)
         if isinstance(error.cause, CancelledError):
             return error
-        if self._elapsed_s() >= self._agent.budget.deadline_s:
+        if _type(error) == names.FailureType.BUDGET_EXHAUSTED:
+            return _Ended(Outcome.BUDGET_EXHAUSTED, _reason(error))
+        if self._left_s() <= 0:
             deadline = f"the deadline of {self._agent.budget.deadline_s:g} s has passed"
             return _Ended(Outcome.BUDGET_EXHAUSTED, deadline)
         return ApplicationError(_reason(error), type=_type(error), non_retryable=True)
@@ -211,7 +374,12 @@ class AgentWorkflow:
             self._waits.append(use.waited_s)
 
     def _elapsed_s(self) -> float:
-        return (workflow.now() - workflow.info().start_time).total_seconds()
+        """Seconds since the start, without those spent waiting for humans."""
+        since = workflow.now() - workflow.info().start_time
+        return (since - self._desk.waited() - self._paused_for).total_seconds()
+
+    def _left_s(self) -> float:
+        return self._agent.budget.deadline_s - self._elapsed_s()
 
     def _last_words(self) -> str:
         return next((m.content for m in reversed(self._messages) if m.content and m.role == "assistant"), "")
@@ -224,19 +392,12 @@ class AgentWorkflow:
             steps=self._spent.steps,
             tokens=self._spent.tokens,
             quota_waits_s=self._waits,
-            effects=self._effects,
+            effects=self._effects.told(),
+            approvals=[consent.summary(approval) for approval in self._desk.all()],
+            cost=f"{self._spent.money:f}",
+            currency=self._agent.price.currency if self._agent.price else "",
+            recalled=self._memory.recalled,
         )
-
-
-async def _to_its_end(handle: "workflow.ActivityHandle[R]") -> R:
-    """Wait for an effect; a cancellation of the run is obeyed only then."""
-    try:
-        return await asyncio.shield(handle)
-    except asyncio.CancelledError:
-        if handle.done():
-            raise
-        await asyncio.wait([handle])
-        raise
 
 
 def _reason(error: ActivityError) -> str:

@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from load.simulators import text
+from load.simulators.conversation import Call, Prompt, Reply, Tool, Turn
 from load.simulators.options import AnthropicOptions
 from load.simulators.quota import Refusal, Standing
 from load.simulators.serving import Desk, Invalid, Work, accepted, key_of, pieces, require, server_event
-from load.simulators.thinking import Call, Prompt, Reply, Tool, Turn, answer
+from load.simulators.thinking import answer
 from load.simulators.world import World
 
 _KINDS = {

@@ -1,4 +1,4 @@
-"""What a trial asks of the simulators: the ledger, the mailbox, other options, faults."""
+"""What a trial asks of the simulators: the ledger, mails, transfers, webhooks, other options, faults."""
 
 import json
 import math
@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from load.simulators.bank_api import Book
+from load.simulators.hooks import Sink
 from load.simulators.options import FaultOrder, OptionsError
 from load.simulators.world import World
 
@@ -17,8 +19,10 @@ from load.simulators.world import World
 class Control:
     """The routes."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, book: Book, sink: Sink) -> None:
         self._world = world
+        self._book = book
+        self._sink = sink
 
     def routes(self) -> list[Route]:
         """Paths that no provider has."""
@@ -28,6 +32,10 @@ class Control:
             Route("/_ledger/window", _checked(self._window)),
             Route("/_mail", self._mail),
             Route("/_mail/summary", self._mail_summary),
+            Route("/_bank", self._bank),
+            Route("/_bank/summary", self._bank_summary),
+            Route("/_hooks", self._hooks),
+            Route("/_hooks/summary", self._hooks_summary),
             Route("/_control", self._options),
             Route("/_control", _checked(self._patch), methods=["POST", "PATCH"]),
             Route("/_fault", _checked(self._fault), methods=["POST"]),
@@ -60,6 +68,21 @@ class Control:
         del request
         return JSONResponse(self._world.mailbox.summary())
 
+    async def _bank(self, request: Request) -> Response:
+        del request
+        return JSONResponse(self._book.rows())
+
+    async def _bank_summary(self, request: Request) -> Response:
+        del request
+        return JSONResponse(self._book.summary())
+
+    async def _hooks(self, request: Request) -> Response:
+        return JSONResponse(self._sink.rows(request.query_params.get("name")))
+
+    async def _hooks_summary(self, request: Request) -> Response:
+        del request
+        return JSONResponse(self._sink.summary())
+
     async def _options(self, request: Request) -> Response:
         del request
         return self._now()
@@ -73,8 +96,8 @@ class Control:
 
     async def _fault(self, request: Request) -> Response:
         order = FaultOrder.model_validate(await request.json())
-        if order.status is None and not order.drop and order.count:
-            raise ValueError("give status or drop")
+        if order.status is None and order.hang_s is None and not order.drop and order.count:
+            raise ValueError("give status, drop or hang_s")
         self._world.order(order)
         return JSONResponse(json.loads(order.model_dump_json()))
 

@@ -17,12 +17,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from load.simulators import text
+from load.simulators.conversation import Call, Prompt, Reply, Tool, Turn
 from load.simulators.options import ModelApiOptions
 from load.simulators.quota import Refusal, Standing
 from load.simulators.responses_api import events as response_events
 from load.simulators.responses_api import prompt_of, response
 from load.simulators.serving import Desk, Invalid, Work, accepted, key_of, pieces, require, server_event
-from load.simulators.thinking import Call, Prompt, Reply, Tool, Turn, answer
+from load.simulators.thinking import answer
 from load.simulators.world import World
 
 _DIMENSIONS = 256

@@ -1,10 +1,12 @@
 """What the simulated providers grant, how slow they are, how often they fail. One JSON document, changed live."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 Share = float
 """0 to 1: how many of all calls."""
@@ -12,6 +14,17 @@ Share = float
 
 class OptionsError(Exception):
     """The options are not accepted; the message names the keys."""
+
+
+def _secret(value: str) -> str:
+    try:
+        Webhook(value)
+    except (ValueError, EmptyWebhookSecretError):
+        raise ValueError("a Standard Webhooks secret is whsec_ and base64") from None
+    return value
+
+
+Secret = Annotated[str, AfterValidator(_secret)]
 
 
 class _Table(BaseModel):
@@ -94,6 +107,60 @@ class SmtpOptions(_Table):
         return _set_limits(self)
 
 
+class EffectFaultOptions(_Table):
+    """Shares of the calls that fail, of an API whose calls change something."""
+
+    rate_500: Share = Field(default=0.0, ge=0, le=1)
+    """Nothing was done."""
+    rate_drop: Share = Field(default=0.0, ge=0, le=1)
+    """The connection breaks and nothing was done."""
+    rate_lost: Share = Field(default=0.0, ge=0, le=1)
+    """It was done, then the connection breaks before the answer."""
+    rate_hang: Share = Field(default=0.0, ge=0, le=1)
+    """It was done, then the answer takes `hang_s` seconds."""
+    hang_s: float = Field(default=30.0, ge=0)
+
+
+class EffectApiOptions(_Table):
+    """An API whose calls change something. Its quota is shared by all clients."""
+
+    requests: LimitOptions | None = None
+    latency_s: float = Field(default=0.0, ge=0)
+    """From understanding a request to carrying it out."""
+    faults: EffectFaultOptions = EffectFaultOptions()
+
+    def limits(self) -> dict[str, LimitOptions]:
+        """The limits that are set, by name."""
+        return _set_limits(self)
+
+
+class BankOptions(EffectApiOptions):
+    """A bank."""
+
+    keys: list[str] = []
+    """Accepted API keys. Empty: any, and none."""
+    accounts: dict[str, Annotated[Decimal, Field(ge=0)]] | None = None
+    """Opening balance by currency, as decimal strings. None: money without end in every currency."""
+    honours_keys: bool = True
+    """False: the Idempotency-Key is ignored, so a repeat books again."""
+    lookup: bool = True
+    """Whether transfers can be found by their key."""
+
+
+class MailApiOptions(EffectApiOptions):
+    """An e-mail API over HTTP."""
+
+    keys: list[str] = []
+    """Accepted API keys. Empty: any, and none."""
+
+
+class HooksOptions(EffectApiOptions):
+    """A receiver of webhooks."""
+
+    secrets: dict[str, Secret] = {}
+    """Signing secrets by name. A name without one is not verified."""
+
+
 class LatencyOptions(_Table):
     """How long answers of models and search take: (base + per token) x (1 ± jitter)."""
 
@@ -104,7 +171,7 @@ class LatencyOptions(_Table):
 
 
 class FaultOptions(_Table):
-    """Shares of the HTTP calls that fail, after admission."""
+    """Shares of the calls of models and of the search that fail, after admission."""
 
     rate_500: Share = Field(default=0.0, ge=0, le=1)
     rate_503: Share = Field(default=0.0, ge=0, le=1)
@@ -121,6 +188,9 @@ class Options(_Table):
     anthropic: AnthropicOptions = AnthropicOptions()
     search: SearchOptions = SearchOptions()
     smtp: SmtpOptions = SmtpOptions()
+    bank: BankOptions = BankOptions()
+    mail_api: MailApiOptions = MailApiOptions()
+    hooks: HooksOptions = HooksOptions()
     latency: LatencyOptions = LatencyOptions()
     faults: FaultOptions = FaultOptions()
 
@@ -151,14 +221,16 @@ class Options(_Table):
 class FaultOrder(_Table):
     """`POST /_fault`: make the next calls fail."""
 
-    provider: Literal["openai", "anthropic", "search", "smtp"]
+    provider: Literal["openai", "anthropic", "search", "smtp", "bank", "mail_api", "hooks"]
     status: int | None = Field(default=None, ge=400, le=599)
     """HTTP status, or for `smtp` the reply code."""
     drop: bool = False
     """Break the connection."""
     after: bool = True
-    """With `drop`: break it after the work was done and charged (in the middle of a stream, for SMTP after keeping
-    the message). False: before anything is counted."""
+    """With `drop`: break it after the work was done and charged (in the middle of a stream, after the message was kept,
+    after the transfer was booked). False: before anything is counted."""
+    hang_s: float | None = Field(default=None, gt=0)
+    """Do the work, then let the client wait that many seconds for the answer."""
     count: int = Field(default=1, ge=0)
     """How many calls. 0 forgets the orders of this provider."""
     retry_after: float | None = Field(default=None, ge=0)

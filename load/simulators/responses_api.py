@@ -6,8 +6,8 @@ from time import time
 from typing import Any
 
 from load.simulators import text
+from load.simulators.conversation import Call, Prompt, Reply, Tool, Turn
 from load.simulators.serving import Invalid, pieces, server_event
-from load.simulators.thinking import Call, Prompt, Reply, Tool, Turn
 
 
 def prompt_of(body: dict[str, Any], model: str, asked: Any) -> Prompt:

@@ -1,8 +1,8 @@
 """A SearXNG-compatible search: `GET /search?q=…&format=json`, and the documents it finds."""
 
-import math
 import re
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from load.simulators import text
-from load.simulators.ledger import Row
+from load.simulators.calls import Reception
 from load.simulators.options import SearchOptions
-from load.simulators.serving import ABORT
+from load.simulators.quota import Standing
 from load.simulators.world import World
 
 BUILT_IN = Path(__file__).parent / "documents"
@@ -21,11 +21,28 @@ _SUFFIXES = {".txt", ".md", ".rst"}
 _PER_PAGE = 10
 
 
+class _SearchWords:
+    """SearXNG's words."""
+
+    provider = "search"
+    wrong_key = 401
+
+    def error(self, status: int, detail: str) -> Response:
+        """As text."""
+        return PlainTextResponse(detail if status == 429 else "Internal Server Error", status)
+
+    def headers(self, standing: Mapping[str, Standing]) -> dict[str, str]:
+        """None: SearXNG tells no limits."""
+        del standing
+        return {}
+
+
 class SearchApi:
     """The routes."""
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._reception = Reception(world, _SearchWords())
         self._folder: Path | None = None
         self._index = sqlite3.connect(":memory:")
 
@@ -37,29 +54,22 @@ class SearchApi:
         ]
 
     async def _search(self, request: Request) -> Response:
-        row = self._world.row("search", request.url.path)
-        params = {**request.query_params, **(dict(await request.form()) if request.method == "POST" else {})}
         options = self._world.options.search
-        fault = self._world.fault("search", "")
-        if fault and fault.drop:
-            self._world.close(row, "dropped", 0)
-            request.scope[ABORT]()
-            return Response(status_code=204)
-        refusal = self._world.meter("search", "", "", options.limits()).admit({"requests": 1.0}, row.wall)
-        if refusal:
-            wait = str(math.ceil(refusal.retry_after_s))
-            return self._close(row, PlainTextResponse("Too Many Requests", 429, {"retry-after": wait}))
-        row.charged = {"requests": 1.0}
-        await self._world.take_time()
-        if fault and fault.status:
-            return self._close(row, PlainTextResponse("Internal Server Error", fault.status))
+        call = await self._reception.admit(request, options.limits(), self._world.latency(0))
+        if isinstance(call, Response):
+            return call
+        await self._reception.take_time(call)
+        return await self._reception.answer(call, await self._answer(request, options))
+
+    async def _answer(self, request: Request, options: SearchOptions) -> Response:
+        params = {**request.query_params, **(dict(await request.form()) if request.method == "POST" else {})}
         query = str(params.get("q", "")).strip()
         if not query:
-            return self._close(row, PlainTextResponse("No query", 400))
+            return PlainTextResponse("No query", 400)
         if params.get("format", "html") != "json":
-            return self._close(row, HTMLResponse("<p>this instance answers format=json</p>", 403))
+            return HTMLResponse("<p>this instance answers format=json</p>", 403)
         page = int(str(params.get("pageno", "1"))) if str(params.get("pageno", "1")).isdigit() else 1
-        return self._close(row, JSONResponse(self._found(query, page, str(request.base_url), options)))
+        return JSONResponse(self._found(query, page, str(request.base_url), options))
 
     def _found(self, query: str, page: int, base: str, options: SearchOptions) -> dict[str, Any]:
         self._refresh(options.documents_dir or BUILT_IN)
@@ -108,8 +118,3 @@ class SearchApi:
             row = (path.relative_to(folder).as_posix().replace("/", "."), title.group(1) if title else path.stem, body)
             self._index.execute("INSERT INTO documents VALUES (?, ?, ?)", row)
         self._folder = folder
-
-    def _close(self, row: Row, response: Response) -> Response:
-        status = response.status_code
-        self._world.close(row, "ok" if status == 200 else str(status), status)
-        return response

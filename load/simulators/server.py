@@ -20,8 +20,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from load.simulators import smtp
 from load.simulators.anthropic_api import AnthropicApi
+from load.simulators.bank_api import BankApi
 from load.simulators.control import Control
+from load.simulators.hooks import Hooks
 from load.simulators.ledger import Ledger
+from load.simulators.mail_api import MailApi
 from load.simulators.mailbox import Mailbox
 from load.simulators.openai_api import OpenAIApi
 from load.simulators.options import Options
@@ -47,8 +50,10 @@ class _Protocol(HttpToolsProtocol):
 
 def application(world: World) -> Starlette:
     """All HTTP routes."""
-    openai, anthropic = OpenAIApi(world), AnthropicApi(world)
-    routes = openai.routes() + anthropic.routes() + SearchApi(world).routes() + Control(world).routes()
+    openai, anthropic, bank, hooks = OpenAIApi(world), AnthropicApi(world), BankApi(world), Hooks(world)
+    control = Control(world, bank.book, hooks.sink)
+    apis = (openai, anthropic, SearchApi(world), bank, MailApi(world), hooks, control)
+    routes = [route for api in apis for route in api.routes()]
 
     async def models(request: Request) -> Response:
         # both APIs have this path; only Anthropic's SDK says its version

@@ -79,6 +79,23 @@ def accepted(key: str, options: ModelApiOptions) -> bool:
     return key in options.keys if options.keys else bool(key) and not key.startswith("sk-wrong")
 
 
+def arrived(world: World, provider: str, request: Request, raw: bytes) -> Row:
+    """A row for the ledger that says who asks for what."""
+    row = world.row(provider, request.url.path)
+    row.key = masked(key_of(request))
+    row.digest = digest(raw) if raw else ""
+    row.idempotency_key = request.headers.get("idempotency-key")
+    row.client_request_id = request.headers.get("x-client-request-id")
+    return row
+
+
+def broken(world: World, row: Row, request: Request) -> Response:
+    """Break the connection instead of answering."""
+    world.close(row, "dropped", 0)
+    request.scope[ABORT]()
+    return Response(status_code=204)
+
+
 class Desk:
     """Serves the calls of one API."""
 
@@ -90,7 +107,7 @@ class Desk:
     async def serve(self, request: Request, understand: Callable[[dict[str, Any]], Work]) -> Response:
         """Check, charge, work, answer; write it down."""
         raw = await request.body()
-        row = self._arrived(request, raw)
+        row = arrived(self._world, self._say.provider, request, raw)
         request_id = f"req_{uuid4().hex[:24]}"
         key = key_of(request)
         if not accepted(key, self._options()):
@@ -112,7 +129,7 @@ class Desk:
             return self._error(row, 404, message, request_id, "model_not_found")
         fault = self._world.fault(self._say.provider, work.model)
         if fault and fault.drop and not fault.after:
-            return self._drop(row, request)
+            return broken(self._world, row, request)
         limits = models[work.model].limits() if models else {}
         meter = self._world.meter(self._say.provider, key, work.model, limits)
         return await self._admit(request, row, work, meter, fault, request_id)
@@ -142,7 +159,8 @@ class Desk:
         await self._world.take_time(work.output_tokens)
         self._finish(row, work, meter)
         if fault and fault.drop:
-            return self._drop(row, request)
+            return broken(self._world, row, request)
+        await self._world.pause(fault.hang_s if fault else 0.0)
         return self._close(row, 200, work.document(), headers)
 
     async def _stream(
@@ -152,6 +170,7 @@ class Desk:
         pause = self._world.latency(work.output_tokens) / max(1, len(events))
         outcome = "dropped"
         try:
+            await self._world.pause(fault.hang_s if fault else 0.0)
             for number, event in enumerate(events):
                 if fault and fault.drop and number >= len(events) // 2:
                     request.scope[ABORT]()
@@ -170,14 +189,6 @@ class Desk:
             row.charged[name] = row.charged.get(name, 0.0) + units
         row.output_tokens = work.output_tokens
 
-    def _arrived(self, request: Request, raw: bytes) -> Row:
-        row = self._world.row(self._say.provider, request.url.path)
-        row.key = masked(key_of(request))
-        row.digest = digest(raw)
-        row.idempotency_key = request.headers.get("idempotency-key")
-        row.client_request_id = request.headers.get("x-client-request-id")
-        return row
-
     def _error(
         self, row: Row, status: int, message: str, request_id: str, code: str | None, param: str | None = None, *,
         headers: dict[str, str] | None = None,
@@ -188,11 +199,6 @@ class Desk:
     def _close(self, row: Row, status: int, body: Any, headers: dict[str, str]) -> Response:
         self._world.close(row, "ok" if status == 200 else str(status), status)
         return Response(json.dumps(body), status, headers, media_type="application/json")
-
-    def _drop(self, row: Row, request: Request) -> Response:
-        self._world.close(row, "dropped", 0)
-        request.scope[ABORT]()
-        return Response(status_code=204)
 
 
 _WRONG_KEY = "Incorrect API key provided: {}. You can find your API key in your account's settings."

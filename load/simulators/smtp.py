@@ -49,6 +49,7 @@ class _Handler:
         row.message_id = mail.message_id
         if fault and fault.drop:
             return self._broken(server, row)
+        await world.pause(fault.hang_s if fault else 0.0)
         world.close(row, "ok", 250)
         return f"250 2.0.0 Ok: queued as {row.digest}"
 

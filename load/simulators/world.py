@@ -8,7 +8,7 @@ from time import monotonic, time
 
 from load.simulators.ledger import Ledger, Row
 from load.simulators.mailbox import Mailbox
-from load.simulators.options import FaultOrder, LimitOptions, Options
+from load.simulators.options import EffectApiOptions, FaultOrder, LimitOptions, Options
 from load.simulators.quota import Meter
 
 
@@ -19,6 +19,8 @@ class Fault:
     status: int | None = None
     drop: bool = False
     after: bool = True
+    hang_s: float = 0.0
+    """Seconds between the work and the answer."""
     retry_after: float | None = None
     code: str | None = None
 
@@ -71,30 +73,45 @@ class World:
                     del self._orders[place]
                 return Fault(
                     status=order.status,
-                    drop=order.drop or order.status is None,
+                    drop=order.drop or (order.status is None and order.hang_s is None),
                     after=order.after,
+                    hang_s=order.hang_s or 0.0,
                     retry_after=order.retry_after,
                     code=order.code,
                 )
-        if provider == "smtp":
-            return self._smtp_chance()
-        rates = self.options.faults
         dice = self._chance.random()
-        for status, rate in ((500, rates.rate_500), (503, rates.rate_503), (529, rates.rate_529)):
+        for rate, fault in self._chances(provider):
             if dice < rate:
-                return Fault(status=status)
+                return fault
             dice -= rate
-        return Fault(drop=True) if dice < rates.rate_drop else None
+        return None
 
-    def _smtp_chance(self) -> Fault | None:
-        rates = self.options.smtp.faults
-        dice = self._chance.random()
-        if dice < rates.rate_451:
-            return Fault(status=451)
-        dice -= rates.rate_451
-        if dice < rates.rate_drop:
-            return Fault(drop=True, after=False)
-        return Fault(drop=True) if dice - rates.rate_drop < rates.rate_lost else None
+    def _chances(self, provider: str) -> list[tuple[float, Fault]]:
+        options = self.options
+        match provider:
+            case "smtp":
+                relay = options.smtp.faults
+                return [
+                    (relay.rate_451, Fault(status=451)),
+                    (relay.rate_drop, Fault(drop=True, after=False)),
+                    (relay.rate_lost, Fault(drop=True)),
+                ]
+            case "bank" | "mail_api" | "hooks":
+                table: EffectApiOptions = getattr(options, provider)
+                return [
+                    (table.faults.rate_500, Fault(status=500)),
+                    (table.faults.rate_drop, Fault(drop=True, after=False)),
+                    (table.faults.rate_lost, Fault(drop=True)),
+                    (table.faults.rate_hang, Fault(hang_s=table.faults.hang_s)),
+                ]
+            case _:
+                rates = options.faults
+                return [
+                    (rates.rate_500, Fault(status=500)),
+                    (rates.rate_503, Fault(status=503)),
+                    (rates.rate_529, Fault(status=529)),
+                    (rates.rate_drop, Fault(drop=True)),
+                ]
 
     def latency(self, output_tokens: int) -> float:
         """Seconds that an answer of this size takes."""

@@ -7,19 +7,15 @@ import asyncio
 import os
 import re
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker
 
 from fleet.contracts import names
 from fleet.contracts.tools import ToolResult
-from fleet.workflows.agent import AgentWorkflow
 from tests.conftest import binary
-from tests.fleet.fakes import Fakes, calls, run_input, says
-from workers.pool import SANDBOX
+from tests.fleet.fakes import Fakes, calls, run_input, says, serving
 
 
 def _refuse(_: object) -> ToolResult:
@@ -41,14 +37,7 @@ async def record(name: str) -> None:
     fakes.hold = asyncio.Event()
     async with (
         await WorkflowEnvironment.start_local(dev_server_existing_path=binary("temporal")) as environment,
-        Worker(
-            environment.client,
-            task_queue="q",
-            workflows=[AgentWorkflow],
-            workflow_runner=SANDBOX,
-            activities=[fakes.chat, fakes.query, fakes.send],
-            max_heartbeat_throttle_interval=timedelta(milliseconds=100),
-        ),
+        serving(environment.client, fakes, "q"),
     ):
         run = await environment.client.start_workflow(
             names.AGENT_WORKFLOW, run_input("q", **budget), id=name, task_queue="q"

@@ -1,44 +1,20 @@
 """The agent's workflow on a real server, with scripted activities."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
-from temporalio.worker import Worker
 
 from fleet.contracts import names
 from fleet.contracts.llm import Role
-from fleet.contracts.runs import Outcome, Phase, RunResult, RunStatus
+from fleet.contracts.runs import Outcome, Phase, RunStatus
 from fleet.contracts.tools import ToolResult
-from fleet.workflows.agent import AgentWorkflow
-from tests.fleet.fakes import Fakes, calls, calls_both, run_input, says
-from workers.pool import SANDBOX
-
-
-@asynccontextmanager
-async def started(client: Client, fakes: Fakes, **budget: float):
-    queue = f"q-{uuid4().hex}"
-    async with Worker(
-        client,
-        task_queue=queue,
-        workflows=[AgentWorkflow],
-        workflow_runner=SANDBOX,
-        activities=[fakes.chat, fakes.query, fakes.send],
-        max_heartbeat_throttle_interval=timedelta(milliseconds=100),
-    ):
-        yield await client.start_workflow(
-            names.AGENT_WORKFLOW,
-            run_input(queue, **budget),
-            id=f"run-{uuid4().hex}",
-            task_queue=queue,
-            result_type=RunResult,
-        )
+from fleet.planning import marked
+from tests.fleet.fakes import Fakes, calls, calls_both, run_input, says, serving, started
 
 
 async def test_a_run_thinks_acts_observes_and_finishes(temporal):
@@ -48,7 +24,7 @@ async def test_a_run_thinks_acts_observes_and_finishes(temporal):
     assert (result.outcome, result.answer, result.steps, result.tokens) == (Outcome.COMPLETED, "the answer", 2, 30)
     assert result.quota_waits_s == [1.5]
     assert [m.role for m in fakes.seen[1].messages] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL]
-    assert fakes.seen[1].messages[-1].content == '{"results": []}'
+    assert fakes.seen[1].messages[-1].content == marked('{"results": []}', run.id)
 
 
 async def test_every_call_bears_the_runs_priority_tenant_and_weight(temporal):
@@ -56,18 +32,18 @@ async def test_every_call_bears_the_runs_priority_tenant_and_weight(temporal):
     fakes = Fakes(script=[calls("search", query="x"), mail, says("ok")])
     queue = f"q-{uuid4().hex}"
     wanted = replace(run_input(queue), priority=2, tenant="acme", weight=3.0)
-    async with Worker(
-        temporal,
-        task_queue=queue,
-        workflows=[AgentWorkflow],
-        workflow_runner=SANDBOX,
-        activities=[fakes.chat, fakes.query, fakes.send],
-    ):
+    async with serving(temporal, fakes, queue):
         run = await temporal.start_workflow(names.AGENT_WORKFLOW, wanted, id=f"run-{uuid4().hex}", task_queue=queue)
         await run.result()
     given = [
         event.activity_task_scheduled_event_attributes.priority
         async for event in run.fetch_history_events()
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+    ]
+    child = temporal.get_workflow_handle(f"{run.id}/2.1")
+    given += [
+        event.activity_task_scheduled_event_attributes.priority
+        async for event in child.fetch_history_events()
         if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
     ]
     assert [(one.fairness_key, one.fairness_weight) for one in given] == [("acme", 3.0)] * 5
@@ -79,8 +55,8 @@ async def test_the_evidence_of_an_effect_is_in_the_result(temporal):
     fakes = Fakes(script=[calls("send_email", to="a@b.c", subject="s", body="b"), says("sent")])
     async with started(temporal, fakes) as run:
         result = await run.result()
-    assert result.effects == [{"message_id": "<1@x>"}]
-    assert [r.step for r in fakes.sent] == ["1.1"]
+    assert result.effects == [{"tool": "send_email", "step": "1.1", "state": "done", "message_id": "<1@x>"}]
+    assert [r.key for r in fakes.sent] == [f"{run.id}/1.1"]
 
 
 async def test_running_out_of_steps_is_a_result(temporal):
@@ -149,7 +125,7 @@ async def test_a_stop_waits_for_an_effect_under_way_and_accounts_for_it(temporal
         await run.signal(names.STOP_SIGNAL, "enough")
         fakes.hold.set()
         result = await run.result()
-    assert (result.outcome, len(fakes.sent), result.effects) == (Outcome.STOPPED, 1, [{"message_id": "<1@x>"}])
+    assert (result.outcome, len(fakes.sent), states(result)) == (Outcome.STOPPED, 1, ["done"])
 
 
 async def test_a_stop_that_ends_one_call_of_a_step_waits_for_the_effect_beside_it(temporal):
@@ -160,7 +136,7 @@ async def test_a_stop_that_ends_one_call_of_a_step_waits_for_the_effect_beside_i
         await until_cancelled(run)
         fakes.hold.set()
         result = await run.result()
-    assert (result.outcome, len(fakes.sent), result.effects) == (Outcome.STOPPED, 1, [{"message_id": "<1@x>"}])
+    assert (result.outcome, len(fakes.sent), states(result)) == (Outcome.STOPPED, 1, ["done"])
 
 
 async def test_a_cancelled_run_ends_only_after_its_effect(temporal):
@@ -177,8 +153,7 @@ async def test_a_cancelled_run_ends_only_after_its_effect(temporal):
         kinds = [event.event_type for event in (await run.fetch_history()).events]
     assert isinstance(raised.value.cause, CancelledError)
     assert len(fakes.sent) == 1
-    assert EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED in kinds[-5:]
-    assert EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED not in kinds
+    assert EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED in kinds[-5:]
 
 
 async def test_an_answer_that_is_cut_off_is_a_failure_with_its_reason(temporal):
@@ -187,6 +162,10 @@ async def test_an_answer_that_is_cut_off_is_a_failure_with_its_reason(temporal):
         result = await run.result()
     assert (result.outcome, result.answer) == (Outcome.FAILED, "it is beca")
     assert "max_output_tokens" in result.reason
+
+
+def states(result):
+    return [effect["state"] for effect in result.effects]
 
 
 async def until_cancelled(run):

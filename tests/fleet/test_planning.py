@@ -1,5 +1,7 @@
 """What next, and what may still be spent: pure."""
 
+from dataclasses import replace
+
 from fleet import budget, planning
 from fleet.contracts.llm import ChatResult, Message, Role, ToolCall, Usage
 from fleet.contracts.runs import AgentDefinition, Budget, ToolBinding
@@ -23,10 +25,19 @@ def _reply(*calls: ToolCall, content: str = "", finish: str = "stop") -> ChatRes
 
 
 def test_a_run_opens_with_its_instructions_and_its_goal():
-    assert [(m.role, m.content) for m in planning.opening(AGENT, "find out")] == [
+    assert [(m.role, m.content) for m in planning.opening(AGENT, "find out", "run-1")] == [
         (Role.SYSTEM, "be brief"),
         (Role.USER, "find out"),
     ]
+
+
+def test_an_agent_that_reads_is_told_how_strangers_text_is_fenced():
+    reader = replace(AGENT, tools=[replace(AGENT.tools[0], finds=True)])
+    system, _ = planning.opening(reader, "find out", "run-1")
+    mark = planning.marker("run-1")
+    assert f'<found id="{mark}">' in system.content
+    assert planning.marked("text", "run-1") == f'<found id="{mark}">\ntext\n</found id="{mark}">'
+    assert planning.marker("run-2") != mark
 
 
 def test_an_answer_without_calls_finishes():
@@ -58,12 +69,16 @@ def test_a_call_without_a_required_argument_is_answered_with_its_name():
     call = ToolCall(id="1", name="send_email", arguments={"to": "a@b.c"})
     decided = planning.decide(AGENT, _reply(call))
     assert isinstance(decided, planning.Act)
-    assert decided.refused == [(call, "send_email lacks the argument subject, body")]
+    told = (
+        "send_email cannot be called so: arguments: 'body' is a required property;"
+        " arguments: 'subject' is a required property"
+    )
+    assert decided.refused == [(call, told)]
 
 
 def test_the_budget_names_the_part_that_ran_out():
     limits = Budget(steps=2, tokens=100, deadline_s=10)
-    spent = budget.Spent().step(Usage(input_tokens=10, output_tokens=5))
+    spent = budget.Spent().step(Usage(input_tokens=10, output_tokens=5), None)
     assert spent == budget.Spent(steps=1, tokens=15)
     assert budget.exhausted(limits, spent, 9.9) is None
     assert budget.exhausted(limits, spent, 10.0) == "the deadline of 10 s has passed"

@@ -23,7 +23,7 @@ def test_each_provider_enforces_what_the_manifest_says_it_grants():
 def test_the_manifest_is_rewritten_to_the_simulators_and_stays_valid(tmp_path):
     source = manifests.load(MANIFEST)
     target = tmp_path / "fleet.toml"
-    providers.rewrite(MANIFEST, source, target, http="http://127.0.0.1:1", mail=(25, "http://127.0.0.1:1/_mail"))
+    providers.rewrite(MANIFEST, source, target, models="http://127.0.0.1:1", outside=("http://127.0.0.1:1", 25))
     rewritten = manifests.load(target)
     assert rewritten.providers["openai"].base_url == "http://127.0.0.1:1/v1"
     assert rewritten.providers["anthropic"].base_url == "http://127.0.0.1:1"
@@ -39,5 +39,5 @@ def test_the_manifest_is_rewritten_to_the_simulators_and_stays_valid(tmp_path):
 
 def test_live_providers_are_left_as_they_are(tmp_path):
     target = tmp_path / "fleet.toml"
-    providers.rewrite(MANIFEST, manifests.load(MANIFEST), target, http=None, mail=None)
+    providers.rewrite(MANIFEST, manifests.load(MANIFEST), target, models=None, outside=None)
     assert tomllib.loads(target.read_text()) == tomllib.loads(MANIFEST.read_text())

@@ -1,41 +1,51 @@
-"""The effect ledger: intent before, evidence after, one winner in between."""
+"""The effect ledger: intent before, evidence after, one holder of the fence in between."""
 
-import asyncio
-import sqlite3
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from enum import StrEnum
-from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table, event, insert, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import RowMapping, func, select, update
 
-_metadata = MetaData()
-_effects = Table(
-    "effects",
-    _metadata,
-    Column("key", String(512), primary_key=True),
-    Column("state", String(16), nullable=False),
-    Column("fence", Integer, nullable=False),
-    Column("evidence", String(2048), nullable=False, default=""),
-    Column("updated_at", DateTime(timezone=True), nullable=False),
-)
+from fleet.contracts.effects import EffectState
+from workers.database.engine import Database, DatabaseLost
+from workers.database.tables import effects
+
+# the names of release 0.1, for those that still import them
+LedgerLost = DatabaseLost
+State = EffectState
 
 
-class State(StrEnum):
-    """Where an effect stands."""
-
-    EXECUTING = "executing"
-    """Somebody is at it, or died at it."""
-    DONE = "done"
-    FAILED = "failed"
-    """Certainly not done: may be tried again."""
+class KeyReused(Exception):
+    """The key stands for another call already: having this one under it would be taken for that one."""
 
 
-class LedgerLost(Exception):
-    """The database does not answer. Nothing is done without it."""
+class NotIntended(LookupError):
+    """Nobody has written the effect down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One effect, as the ledger has it."""
+
+    key: str
+    tool: str
+    digest: str
+    run_id: str
+    agent: str
+    tenant: str
+    state: EffectState
+    fence: int = 0
+    """Grows with every claim, and never shrinks."""
+    result: str = ""
+    """JSON text for the model."""
+    evidence: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+    created_at: datetime
+    executing_since: datetime | None = None
+    """When an attempt first began it. None: nobody ever has."""
+    updated_at: datetime
+    """When its state was last written. A claim leaves it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,112 +53,120 @@ class Claim:
     """What the ledger says when an attempt wants to have the effect."""
 
     mine: bool
-    """This attempt holds the fence and goes on."""
-    state: State
-    """What an earlier attempt left behind; `failed` when there was none."""
+    """This attempt holds the fence, until another one claims. False: the effect is done."""
+    entry: Entry
+    """As it was before the claim: after `executing`, find out whether the effect took place before having it again."""
     fence: int
-    evidence: str = ""
 
 
 class Ledger:
-    """One row per effect. The fence grows with every claim: a stale attempt cannot record anything."""
+    """One row per effect. The fence grows with every claim: an attempt with an older one begins and records nothing.
 
-    def __init__(self, url: str) -> None:
-        """Args:
-        url: SQLAlchemy's; its folder is made if it is a file.
+    Every method raises `DatabaseLost` when the database does not answer. What it was asked may then have been written
+    or not; asking again is safe.
+    """
 
-        Raises:
-            LedgerLost: it is no such URL, its driver is not installed, or the folder cannot be made.
-        """
-        try:
-            parsed = make_url(url)
-            self._file: str | None = None
-            if parsed.get_backend_name() == "sqlite" and parsed.database:
-                self._file = parsed.database
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self._engine: AsyncEngine = create_async_engine(url)
-        except (SQLAlchemyError, ImportError, OSError) as error:
-            # the URL may hold a password: it is not repeated
-            raise LedgerLost(f"the effect ledger cannot be opened: {_brief(error)}") from None
-        if parsed.get_backend_name() == "sqlite":
-            event.listen(self._engine.sync_engine, "connect", _pragmas)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    async def open(self) -> None:
-        """Create what is missing.
+    async def intend(self, key: str, *, tool: str, digest: str, run_id: str, agent: str, tenant: str) -> Entry:
+        """Write down what is going to be done. Asked again, it changes nothing.
 
         Raises:
-            LedgerLost: the database does not answer.
+            KeyReused: the key was written down for another tool, or other arguments.
         """
-        try:
-            if self._file is not None:
-                # aiosqlite leaves a thread behind when it cannot open a file
-                await asyncio.to_thread(_probe, self._file)
-            async with self._engine.begin() as connection:
-                await connection.run_sync(_metadata.create_all)
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            raise LedgerLost(f"the effect ledger does not answer: {_brief(error)}") from None
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._engine.dispose()
+        now = datetime.now(UTC)
+        call = {"tool": tool, "digest": digest, "run_id": run_id, "agent": agent, "tenant": tenant}
+        new = self._database.insert(effects).values(
+            key=key, state=EffectState.INTENDED, fence=0, result="", evidence={}, reason="",
+            created_at=now, updated_at=now, **call,
+        )  # fmt: skip
+        # release 0.1 did not know its calls: the row becomes this one's
+        adopt = new.on_conflict_do_update(index_elements=[effects.c.key], set_=call, where=effects.c.digest == "")
+        async with self._database.begin() as connection:
+            found = (await connection.execute(adopt.returning(*effects.c))).mappings().one_or_none()
+            if found is None:
+                found = (await connection.execute(select(effects).where(effects.c.key == key))).mappings().one()
+        entry = _entry(found)
+        if (entry.tool, entry.digest) != (tool, digest):
+            raise KeyReused(
+                f"effect {key}: written down for {entry.tool} {entry.digest}, asked for {tool} {digest}; "
+                "another call needs another key"
+            )
+        return entry
 
     async def claim(self, key: str) -> Claim:
-        """Take the fence of the effect, unless it is done.
+        """Take the fence of the effect, unless it is done. Nothing has begun by that.
 
-        The answer tells what an earlier attempt left: after `executing` the caller must find out whether the effect
-        took place before having it again.
+        Raises:
+            NotIntended: nobody has written the effect down.
         """
-        try:
-            async with self._engine.begin() as connection:
-                found = (await connection.execute(select(_effects).where(_effects.c.key == key))).one_or_none()
-                if found is None:
-                    await connection.execute(
-                        insert(_effects).values(
-                            key=key, state=State.EXECUTING, fence=1, evidence="", updated_at=datetime.now(UTC)
-                        )
-                    )
-                    return Claim(mine=True, state=State.FAILED, fence=1)
-                if found.state == State.DONE:
-                    return Claim(mine=False, state=State.DONE, fence=found.fence, evidence=found.evidence)
-                moved = await connection.execute(
-                    update(_effects)
-                    .where(_effects.c.key == key, _effects.c.fence == found.fence)
-                    .values(state=State.EXECUTING, fence=found.fence + 1, updated_at=datetime.now(UTC))
-                )
-                return Claim(mine=moved.rowcount == 1, state=State(found.state), fence=found.fence + 1)
-        except IntegrityError:
-            # two attempts wrote the first row at once: the other one has it
-            return Claim(mine=False, state=State.EXECUTING, fence=0)
-        except SQLAlchemyError as error:
-            raise LedgerLost(f"the effect ledger does not answer: {_brief(error)}") from None
+        take = (
+            update(effects)
+            .where(effects.c.key == key, effects.c.state != EffectState.DONE)
+            .values(fence=effects.c.fence + 1)
+            .returning(*effects.c)
+        )
+        async with self._database.begin() as connection:
+            taken = (await connection.execute(take)).mappings().one_or_none()
+            if taken is not None:
+                after = _entry(taken)
+                return Claim(mine=True, entry=replace(after, fence=after.fence - 1), fence=after.fence)
+            found = (await connection.execute(select(effects).where(effects.c.key == key))).mappings().one_or_none()
+        if found is None:
+            raise NotIntended(f"effect {key}: not in the ledger; call intend first")
+        entry = _entry(found)
+        return Claim(mine=False, entry=entry, fence=entry.fence)
 
-    async def record(self, key: str, fence: int, state: State, evidence: str = "") -> bool:
-        """Record how it ended. False: a later attempt holds the fence, nothing was written."""
-        try:
-            async with self._engine.begin() as connection:
-                moved = await connection.execute(
-                    update(_effects)
-                    .where(_effects.c.key == key, _effects.c.fence == fence)
-                    .values(state=state, evidence=evidence[:2048], updated_at=datetime.now(UTC))
-                )
-                return moved.rowcount == 1
-        except SQLAlchemyError as error:
-            raise LedgerLost(f"the effect ledger does not answer: {_brief(error)}") from None
+    async def begin(self, key: str, fence: int) -> bool:
+        """Say that the provider is called now. False: refused, another attempt holds the fence or it is done."""
+        now = datetime.now(UTC)
+        return await self._write(
+            key, fence, EffectState.EXECUTING, executing_since=func.coalesce(effects.c.executing_since, now)
+        )
+
+    async def record(
+        self,
+        key: str,
+        fence: int,
+        state: EffectState,
+        *,
+        result: str = "",
+        evidence: Mapping[str, str] | None = None,
+        reason: str = "",
+    ) -> bool:
+        """Record how it ended. False: another attempt holds the fence, or it is done; nothing was written.
+
+        What is done stays done: recorded again as `done`, its result is written again.
+        """
+        return await self._write(key, fence, state, result=result, evidence=dict(evidence or {}), reason=reason)
+
+    async def get(self, key: str) -> Entry | None:
+        """The effect; None: nobody has written it down."""
+        async with self._database.reading() as connection:
+            found = (await connection.execute(select(effects).where(effects.c.key == key))).mappings().one_or_none()
+        return None if found is None else _entry(found)
+
+    async def entries(
+        self, *, state: EffectState | None = None, run_id: str | None = None, limit: int = 100
+    ) -> list[Entry]:
+        """Effects, the newest first."""
+        query = select(effects).order_by(effects.c.created_at.desc(), effects.c.key).limit(limit)
+        if state is not None:
+            query = query.where(effects.c.state == state)
+        if run_id is not None:
+            query = query.where(effects.c.run_id == run_id)
+        async with self._database.reading() as connection:
+            return [_entry(row) for row in (await connection.execute(query)).mappings()]
+
+    async def _write(self, key: str, fence: int, state: EffectState, **values: Any) -> bool:
+        held = [effects.c.key == key, effects.c.fence == fence]
+        if state is not EffectState.DONE:
+            held.append(effects.c.state != EffectState.DONE)
+        write = update(effects).where(*held).values(state=state, updated_at=datetime.now(UTC), **values)
+        async with self._database.begin() as connection:
+            return (await connection.execute(write)).rowcount == 1
 
 
-def _pragmas(connection: object, _: object) -> None:
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _probe(file: str) -> None:
-    sqlite3.connect(file).close()
-
-
-def _brief(error: Exception) -> str:
-    if isinstance(error, ArgumentError):
-        return "not a database URL, as in sqlite+aiosqlite:///ledger.db or postgresql+asyncpg://host/name"
-    # the driver's own words: SQLAlchemy's add the statement and a link
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+def _entry(row: RowMapping) -> Entry:
+    return Entry(**{**row, "state": EffectState(row["state"])})

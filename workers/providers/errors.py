@@ -8,7 +8,8 @@ ProviderError
 │   └── NotSent       …before anything was sent
 ├── Refused           401, 403: the key or the permission is wrong
 ├── Exhausted         out of money, or beyond a spend limit
-└── BadRequest        the request itself is not accepted
+├── BadRequest        the request itself is not accepted
+└── Fenced            a later attempt holds the fence, and nothing was sent
 """
 
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,10 @@ class Exhausted(ProviderError):
 
 class BadRequest(ProviderError):
     """The request is not accepted as it stands."""
+
+
+class Fenced(ProviderError):
+    """A later attempt holds the fence: this one may not go on, and has sent nothing."""
 
 
 class Lost(Unavailable):

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from temporalio import activity
 
 from fleet.contracts.llm import ChatRequest, ChatResult
-from fleet.contracts.names import FailureType
+from fleet.contracts.names import FailureType, place_key
 from fleet.contracts.tools import LLM_CHAT
 from ratelimit.estimates import Used
 from workers import failures
@@ -15,13 +16,20 @@ from workers.admission import Admission
 from workers.door import Door
 from workers.providers.chat import ChatProvider
 
+if TYPE_CHECKING:
+    # a pool imports only what it serves with
+    from workers.effects.budgets import Budgets
+
 
 class LlmTools:
     """Serves `llm.chat` for every provider of the manifest."""
 
-    def __init__(self, admission: Admission, providers: Mapping[str, ChatProvider], door: Door) -> None:
+    def __init__(
+        self, admission: Admission, providers: Mapping[str, ChatProvider], door: Door, budgets: "Budgets | None"
+    ) -> None:
         self._admission = admission
         self._door = door
+        self._budgets = budgets
         self._providers = providers
 
     @activity.defn(name=LLM_CHAT.name)
@@ -35,12 +43,15 @@ class LlmTools:
             )
         info = activity.info()
         await self._door.still_active(info.workflow_id or "")
+        tenant = info.priority.fairness_key or "default"
+        if self._budgets is not None:
+            await self._budgets.check(tenant)
         characters = provider.characters(request)
         estimate = await self._admission.estimate(
             request.model, request.role, characters=characters, max_output_tokens=request.max_output_tokens
         )
-        cost = provider.profile.cost(estimate, request.max_output_tokens)
-        async with self._admission.admitted(request.model, cost, max_failures=request.max_failures) as admitted:
+        charge = provider.profile.cost(estimate, request.max_output_tokens)
+        async with self._admission.admitted(request.model, charge, max_failures=request.max_failures) as admitted:
             admitted.refused_counts = provider.profile.refused_counts
             admitted.sent()
             request_id = f"{info.workflow_id}/{info.activity_id}/{info.attempt}"
@@ -51,6 +62,9 @@ class LlmTools:
             used = Used(
                 input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cached_tokens=usage.cached_tokens
             )
-            admitted.actual = provider.profile.actual(cost, used)
+            admitted.actual = provider.profile.actual(charge, used)
         await self._admission.learn(request.model, request.role, characters=characters, estimate=estimate, used=used)
+        if self._budgets is not None:
+            call = place_key(info.workflow_id or "", info.activity_id)
+            await self._budgets.book(tenant, call, request.model, result)
         return replace(result, quota=admitted.use())

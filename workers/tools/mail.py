@@ -6,96 +6,88 @@ from email.errors import MessageError
 from email.message import EmailMessage
 from email.utils import format_datetime, getaddresses, parseaddr
 from hashlib import sha256
-from time import monotonic
 
 from temporalio import activity
 
-from fleet.contracts.names import FailureType, effect_key
-from fleet.contracts.tools import EMAIL_SEND, ToolRequest, ToolResult
+from fleet.conditions import matches
+from fleet.contracts.effects import EffectRequest, EffectResult
+from fleet.contracts.names import FailureType
+from fleet.contracts.tools import EMAIL_SEND
 from workers import failures
-from workers.admission import Admission, Admitted
-from workers.effects.ledger import Ledger, LedgerLost, State
-from workers.providers import errors
-from workers.providers.smtp import Relay
+from workers.effects.attempts import Attempts, Had, Recipe
+from workers.providers.mail import Mailer
+from workers.providers.once import Before
+
+_COST = {"messages": 1.0, "recipients": 1.0}
 
 
 class MailTools:
-    """Serves `email.send`: an effect, so the ledger is asked before and told after."""
+    """Serves `email.send`."""
 
-    def __init__(self, admission: Admission, relay: Relay, ledger: Ledger, scope: str) -> None:
-        self._admission = admission
-        self._relay = relay
-        self._ledger = ledger
-        self._scope = scope
+    def __init__(self, attempts: Attempts, mailer: Mailer, recipients: list[str]) -> None:
+        """Args:
+        attempts: of the pool.
+        mailer: the relay or API.
+        recipients: patterns of addresses that may be written to at all; empty: all.
+        """
+        self._attempts = attempts
+        self._mailer = mailer
+        self._recipients = recipients
 
     @activity.defn(name=EMAIL_SEND.name)
-    async def send(self, request: ToolRequest) -> ToolResult:
-        """Hand the message to the relay, unless an earlier attempt already has.
-
-        An attempt that died while handing in leaves the question open; the relay is asked by Message-ID, and without
-        an answer the message is not sent again: `EffectUnknown` says so.
-        """
-        began = monotonic()
-        key = effect_key(activity.info().workflow_id or "", request.step)
-        message = self._compose(key, request)
-        async with self._admission.admitted(
-            self._scope, {"messages": 1.0, "recipients": 1.0}, max_failures=request.max_failures
-        ) as admitted:
-            try:
-                reply = await self._once(key, message, admitted)
-            except LedgerLost as lost:
-                raise errors.Unavailable(str(lost)) from None
-        evidence = {"message_id": str(message["Message-ID"]), "to": str(message["To"]), "reply": reply}
-        content = {"sent": True, "to": evidence["to"], "message_id": evidence["message_id"]}
-        return ToolResult(
-            content=json.dumps(content, ensure_ascii=False),
-            duration_s=monotonic() - began,
-            quota=admitted.use(),
-            evidence=evidence,
+    async def send(self, request: EffectRequest) -> EffectResult:
+        """Hand the message in, unless an earlier attempt already has."""
+        mailer = self._mailer
+        message = compose(
+            mailer.sender,
+            request.key,
+            to=str(request.arguments.get("to", "")),
+            subject=str(request.arguments.get("subject", "")),
+            body=str(request.arguments.get("body", "")),
         )
+        to, message_id = str(message["To"]), str(message["Message-ID"])
+        if self._recipients and not any(matches(to, pattern) for pattern in self._recipients):
+            raise failures.final(FailureType.TOOL_FAILED, f"email: {to[:80]!r} may not be written to by this fleet")
 
-    async def _once(self, key: str, message: EmailMessage, admitted: Admitted) -> str:
-        claim = await self._ledger.claim(key)
-        if claim.state is State.DONE:
-            return claim.evidence
-        if not claim.mine:
-            raise errors.Unavailable("email: another attempt is at it")
-        if claim.state is State.EXECUTING:
-            settled = await self._relay.accepted(str(message["Message-ID"]))
-            if settled is None:
-                raise failures.final(
-                    FailureType.EFFECT_UNKNOWN,
-                    f"email: an earlier attempt may have sent {message['Message-ID']}; it is not sent again",
-                )
-            if settled:
-                reply = "accepted, found by Message-ID"
-                await self._ledger.record(key, claim.fence, State.DONE, reply)
-                return reply
-        admitted.sent()
-        try:
-            reply = await self._relay.send(message)
-        except errors.Lost:
-            raise
-        except errors.ProviderError:
-            await self._ledger.record(key, claim.fence, State.FAILED)
-            raise
-        await self._ledger.record(key, claim.fence, State.DONE, reply)
-        return reply
+        def had(reply: str) -> Had:
+            content = {"sent": True, "to": to, "message_id": message_id}
+            evidence = {"message_id": message_id, "to": to, "reply": reply}
+            return Had(content=json.dumps(content, ensure_ascii=False), evidence=evidence)
 
-    def _compose(self, key: str, request: ToolRequest) -> EmailMessage:
-        to = str(request.arguments.get("to", "")).strip()
-        if len(getaddresses([to])) != 1 or "@" not in parseaddr(to)[1]:
-            raise failures.final(FailureType.TOOL_FAILED, f"email: {to[:80]!r} is not one address")
-        message = EmailMessage()
-        try:
-            message["From"] = self._relay.sender
-            message["To"] = to
-            message["Subject"] = " ".join(str(request.arguments.get("subject", "")).split())[:200]
-            message.set_content(str(request.arguments.get("body", "")))
-        except (ValueError, MessageError) as error:
-            raise failures.final(FailureType.TOOL_FAILED, f"email: the text is not accepted: {error}") from None
-        message["Date"] = format_datetime(datetime.now(UTC))
-        # the same for every attempt of this effect, so that a relay can be asked for it
-        domain = parseaddr(self._relay.sender)[1].partition("@")[2] or "localhost"
-        message["Message-ID"] = f"<{sha256(key.encode()).hexdigest()[:32]}@{domain}>"
-        return message
+        async def have(before: Before) -> Had:
+            return had(await mailer.send(message, key=request.key, before=before))
+
+        async def find() -> Had | None:
+            accepted = await mailer.accepted(message_id, request.key)
+            return had("accepted, found by Message-ID") if accepted else None
+
+        recipe = Recipe(
+            have=have,
+            find=find if mailer.looks_up else None,
+            honours_keys=mailer.honours_keys,
+            key_lifetime=mailer.key_lifetime,
+        )
+        return await self._attempts.make(request, recipe, _COST)
+
+
+def compose(sender: str, key: str, *, to: str, subject: str, body: str) -> EmailMessage:
+    """A message whose Message-ID is the same for every attempt under the key, so that a relay can be asked for it.
+
+    Raises:
+        ApplicationError: `ToolFailed`: it has not exactly one recipient, or its text is not accepted.
+    """
+    to = to.strip()
+    if len(getaddresses([to])) != 1 or "@" not in parseaddr(to)[1]:
+        raise failures.final(FailureType.TOOL_FAILED, f"email: {to[:80]!r} is not one address")
+    message = EmailMessage()
+    try:
+        message["From"] = sender
+        message["To"] = to
+        message["Subject"] = " ".join(subject.split())[:200]
+        message.set_content(body)
+    except (ValueError, MessageError) as error:
+        raise failures.final(FailureType.TOOL_FAILED, f"email: the text is not accepted: {error}") from None
+    message["Date"] = format_datetime(datetime.now(UTC))
+    domain = parseaddr(sender)[1].partition("@")[2] or "localhost"
+    message["Message-ID"] = f"<{sha256(key.encode()).hexdigest()[:32]}@{domain}>"
+    return message

@@ -114,3 +114,14 @@ async def test_search_has_a_quota_and_wants_json(simulators):
         answers = [await http.get("/search", params={"q": "x", "format": f}) for f in ("json", "html", "json")]
     assert [answer.status_code for answer in answers] == [200, 403, 429]
     assert answers[2].headers["retry-after"] == "1"
+
+
+async def test_a_search_whose_answer_was_lost_is_charged(simulators):
+    where = await simulators()
+    async with httpx2.AsyncClient(base_url=where.http) as http:
+        for after in (True, False):
+            await http.post("/_fault", json={"provider": "search", "drop": True, "after": after})
+            with pytest.raises(httpx2.TransportError):
+                await http.get("/search", params={"q": "x", "format": "json"})
+    rows = await get(where, "/_ledger", provider="search")
+    assert [(row["outcome"], row["charged"]) for row in rows] == [("dropped", {"requests": 1.0}), ("dropped", {})]

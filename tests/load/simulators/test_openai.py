@@ -288,6 +288,15 @@ async def test_a_dropped_connection_is_charged_if_the_work_was_done(simulators):
     assert refused["charged"] == {}
 
 
+async def test_an_answer_can_come_too_late(simulators):
+    where = await simulators()
+    await post(where, "/_fault", {"provider": "openai", "hang_s": 0.5, "count": 2})
+    async with client(where) as sdk:
+        with pytest.raises(openai.APITimeoutError):
+            await sdk.chat.completions.create(model="m", messages=ASK, timeout=0.2)
+        assert (await sdk.chat.completions.create(model="m", messages=ASK)).choices
+
+
 async def test_a_stream_breaks_in_the_middle(simulators):
     where = await simulators()
     await post(where, "/_fault", {"provider": "openai", "drop": True})

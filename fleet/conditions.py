@@ -1,0 +1,141 @@
+"""Conditions over a call's arguments: `amount > 500 or domain(to) != "example.com"`. Pure and bounded.
+
+They are written by operators, over arguments that a model has written. Python's own comparisons, `and`, `or`, `not`,
+`in`, lists and the functions below; no attribute that starts with an underscore, no call of anything else, no loop
+(`simpleeval` sees to it). Amounts are decimals, also those that the expression writes.
+"""
+
+import ast
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
+
+LONGEST: Final = 1000
+"""Characters of one expression."""
+CONTEXT: Final = ("agent", "tenant", "found", "arguments")
+"""Names that every condition knows besides the arguments: `found` is whether strangers' text was read before."""
+_AMOUNTS: Final = frozenset({"amount"})
+
+
+class BadCondition(ValueError):
+    """It cannot be read, or cannot be told of these arguments."""
+
+
+def domain(address: object) -> str:
+    """What follows the @ of an address, in lower case."""
+    return str(address).rpartition("@")[2].strip(" >").lower()
+
+
+def number(value: object) -> Decimal:
+    """A decimal from text or a number."""
+    try:
+        found = Decimal(str(value).strip())
+    except InvalidOperation:
+        raise BadCondition(f"{str(value)[:40]!r} is not a number") from None
+    if not found.is_finite():
+        raise BadCondition(f"{found} is not a finite number")
+    return found
+
+
+def matches(value: object, pattern: str) -> bool:
+    """Whether text is of a pattern with `*` and `?`, whatever the case of its letters."""
+    return fnmatchcase(str(value).strip().lower(), pattern.strip().lower())
+
+
+def _lower(value: object) -> str:
+    return str(value).lower()
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, str | list | dict) else 0
+
+
+_FUNCTIONS: Final = {"domain": domain, "number": number, "matches": matches, "lower": _lower, "len": _length}
+# what makes large things out of small ones is left out
+_OPERATORS: Final = {
+    kind: act
+    for kind, act in DEFAULT_OPERATORS.items()
+    if kind not in (ast.Pow, ast.LShift, ast.RShift, ast.BitXor, ast.BitOr, ast.BitAnd)
+}
+
+
+class _Evaluator(EvalWithCompoundTypes):  # type: ignore[misc]  # it has no types
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        super().__init__(operators=_OPERATORS, functions=dict(_FUNCTIONS), names=dict(names), allowed_attrs={})
+        self.nodes[ast.Constant] = self._exact
+        for loop in (ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.SetComp, ast.JoinedStr, ast.Attribute):
+            self.nodes.pop(loop, None)
+
+    def _exact(self, node: ast.Constant) -> Any:
+        if isinstance(node.value, float):
+            return Decimal(repr(node.value))
+        return self._eval_constant(node)
+
+
+def check(expression: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse an expression that can never be told.
+
+    Args:
+        expression: what an operator has written.
+        arguments: the properties of the tool's JSON Schema.
+
+    Raises:
+        BadCondition: with the reason.
+    """
+    tree = _tree(expression)
+    known = {*arguments, *CONTEXT, *_FUNCTIONS, "True", "False", "None"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id not in known:
+            raise BadCondition(f"{expression!r}: there is no {node.id!r}; there are: {', '.join(sorted(known))}")
+        if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS):
+            raise BadCondition(f"{expression!r}: only these can be called: {', '.join(_FUNCTIONS)}")
+        if type(node) not in _KNOWN:
+            raise BadCondition(f"{expression!r}: {type(node).__name__} is not allowed")
+
+
+_KNOWN: Final = {
+    ast.Expression, ast.Expr, ast.Name, ast.Load, ast.Constant, ast.Call, ast.Compare, ast.BoolOp, ast.UnaryOp,
+    ast.BinOp, ast.And, ast.Or, ast.Not, ast.USub, ast.UAdd, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt,
+    ast.GtE, ast.In, ast.NotIn, ast.Is, ast.IsNot, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Mod, ast.FloorDiv,
+    ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Subscript, ast.IfExp,
+}  # fmt: skip
+
+
+def _tree(expression: str) -> ast.AST:
+    if len(expression) > LONGEST:
+        raise BadCondition(f"the expression has {len(expression)} characters; {LONGEST} are the most")
+    try:
+        return ast.parse(expression.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise BadCondition(f"{expression!r} is not an expression: write as in amount > 500") from None
+
+
+def holds(
+    expression: str, arguments: Mapping[str, Any], *, schema: Mapping[str, Any], agent: str, tenant: str, found: bool
+) -> bool:
+    """Whether the condition is true of these arguments.
+
+    Args:
+        expression: the condition.
+        arguments: of the call.
+        schema: the properties of the tool's JSON Schema: arguments that were not given are None.
+        agent: name of the agent.
+        tenant: whose run it is.
+        found: whether strangers' text was read before.
+
+    Raises:
+        BadCondition: it cannot be told. Who decides by it must take the safe side.
+    """
+    check(expression, schema)
+    names = dict.fromkeys(schema) | {
+        name: number(value) if name in _AMOUNTS and isinstance(value, str | int | float) else value
+        for name, value in arguments.items()
+    }
+    names |= {"agent": agent, "tenant": tenant, "found": found, "arguments": dict(arguments)}
+    try:
+        return bool(_Evaluator(names).eval(expression))
+    except (InvalidExpression, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise BadCondition(f"{expression!r} cannot be told of this call: {error}") from None

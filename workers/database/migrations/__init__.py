@@ -1,0 +1,1 @@
+"""Migrations, one file each. A revision that was released is never edited."""

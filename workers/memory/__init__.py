@@ -1,0 +1,1 @@
+"""What agents remember from run to run."""

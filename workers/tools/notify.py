@@ -1,0 +1,178 @@
+"""Humans are asked: approvals are written down, and those who may decide are told."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from temporalio import activity
+
+from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalState, Ask, Notice
+from fleet.contracts.names import FailureType
+from fleet.contracts.tools import APPROVAL_NOTIFY, APPROVAL_RECORD
+from workers import failures
+from workers.admission import Admission
+from workers.effects.attempts import database
+from workers.effects.book import Book
+from workers.heartbeat import beating
+from workers.providers.mail import Mailer
+from workers.providers.webhooks import Endpoint, WebhookClient, cloud_event
+from workers.telemetry import METRICS
+from workers.tools.mail import compose
+
+Link = Callable[[Approval, str], str | None]
+"""The link by which one approver may decide one approval; None where there are no links."""
+_MOST_FAILURES = 100
+_LONGEST_ARGUMENT = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channels:
+    """How people are reached: each endpoint of the manifest is in one of these."""
+
+    webhooks: Mapping[str, Endpoint]
+    slacks: Mapping[str, Endpoint]
+    mailers: Mapping[str, tuple[Mailer, str]]
+    """With the scope that the mailer's quota is of."""
+
+
+class NotifyTools:
+    """Serves `approval.record` and `approval.notify`."""
+
+    def __init__(self, book: Book, client: WebhookClient, channels: Channels, link: Link, admission: Admission) -> None:
+        self._book = book
+        self._admission = admission
+        self._client = client
+        self._channels = channels
+        self._link = link
+
+    @activity.defn(name=APPROVAL_RECORD.name)
+    async def record(self, event: ApprovalEvent) -> None:
+        """Write an event of an approval into the audit."""
+        async with beating(), database():
+            await self._book.record(event)
+
+    @activity.defn(name=APPROVAL_NOTIFY.name)
+    async def notify(self, notice: Notice) -> None:
+        """Tell people of an approval through one endpoint."""
+        mailer = self._channels.mailers.get(notice.endpoint)
+        addresses = _addresses(notice) if mailer else []
+        scope = mailer[1] if mailer and addresses else None
+        cost = {"messages": float(len(addresses)), "recipients": float(len(addresses))}
+        outcome = "failed"
+        try:
+            async with self._admission.admitted(scope, cost, max_failures=_MOST_FAILURES) as admitted:
+                admitted.sent()
+                await self._tell(notice, addresses)
+            outcome = "told"
+        finally:
+            METRICS.notices.labels(notice.endpoint, outcome).inc()
+
+    async def _tell(self, notice: Notice, addresses: list[str]) -> None:
+        name = notice.endpoint
+        if name in self._channels.webhooks:
+            await self._webhook(notice, self._channels.webhooks[name])
+        elif name in self._channels.slacks:
+            # many read a channel: nobody's own link is posted there
+            anybody = [] if notice.approval.approvers else [f"anybody in {name}"]
+            await self._client.slack(self._channels.slacks[name], text=self._text(notice, anybody))
+        elif name in self._channels.mailers:
+            await self._mails(notice, addresses, self._channels.mailers[name][0])
+        else:
+            raise failures.final(FailureType.TOOL_FAILED, f"the manifest has no endpoint {name!r}")
+
+    async def _webhook(self, notice: Notice, endpoint: Endpoint) -> None:
+        approval = notice.approval
+        body, content_type = cloud_event(
+            id=_id(notice),
+            source=f"fleet/{approval.agent}",
+            type=f"fleet.approval.{notice.what}",
+            subject=approval.id,
+            time=approval.decided_at or approval.opened_at,
+            data={**document(approval), "summary": _summary(notice), "links": self._links(notice)},
+        )
+        await self._client.deliver(endpoint, message_id=_id(notice), body=body, content_type=content_type)
+
+    async def _mails(self, notice: Notice, addresses: list[str], mailer: Mailer) -> None:
+        for address in addresses:
+            key = f"{_id(notice)}/{address}"
+            message = compose(
+                mailer.sender, key, to=address, subject=_summary(notice), body=self._text(notice, [address])
+            )
+            await mailer.send(message, key=key)
+
+    def _links(self, notice: Notice) -> dict[str, str]:
+        if notice.approval.state is not ApprovalState.OPEN:
+            return {}
+        links = {who: self._link(notice.approval, who) for who in notice.to if "*" not in who}
+        return {who: link for who, link in links.items() if link is not None}
+
+    def _text(self, notice: Notice, to: list[str]) -> str:
+        approval = notice.approval
+        lines = [_summary(notice), ""]
+        lines += [f"{name}: {_shown(value)}" for name, value in approval.arguments.items()]
+        lines += ["", f"why       {approval.why}", f"goal      {approval.goal[:500]}"]
+        if approval.said:
+            lines.append(f"it says   {approval.said[:500]}")
+        lines += [f"run       {approval.run_id} (agent {approval.agent}, tenant {approval.tenant})"]
+        lines += [f"approval  {approval.id}, arguments {approval.digest}"]
+        if approval.state is ApprovalState.OPEN:
+            lines += [f"until     {approval.expires_at:%Y-%m-%d %H:%M} UTC", ""]
+            lines += [f"decide    fleet approvals show {approval.id}"]
+            lines += [f"or        {link}" for who in to if (link := self._link(approval, who)) is not None]
+        else:
+            votes = ", ".join(f"{vote.by}: {vote.decision.value}" for vote in approval.votes)
+            lines += ["", f"{approval.state.value} {votes or approval.reason}"]
+        return "\n".join(lines)
+
+
+def _addresses(notice: Notice) -> list[str]:
+    """Who is written to: patterns are nobody, and those who have decided know it."""
+    if notice.approval.state is not ApprovalState.OPEN and not notice.approval.reason:
+        return []
+    return [who for who in notice.to if "@" in who and "*" not in who]
+
+
+def document(approval: Approval) -> dict[str, Any]:
+    """An approval as JSON for others."""
+    return {
+        "id": approval.id,
+        "run": approval.run_id,
+        "agent": approval.agent,
+        "tenant": approval.tenant,
+        "ask": approval.ask.value,
+        "tool": approval.tool,
+        "arguments": approval.arguments,
+        "digest": approval.digest,
+        "why": approval.why,
+        "goal": approval.goal,
+        "said": approval.said,
+        "approvers": approval.approvers,
+        "needed": approval.needed,
+        "state": approval.state.value,
+        "opened_at": approval.opened_at.isoformat(),
+        "expires_at": approval.expires_at.isoformat(),
+        "votes": [
+            {"by": v.by, "decision": v.decision.value, "at": v.at.isoformat(), "comment": v.comment}
+            for v in approval.votes
+        ],
+    }
+
+
+def _summary(notice: Notice) -> str:
+    approval = notice.approval
+    asked = f"may it call {approval.tool}?" if approval.ask is Ask.ALLOW else f"was {approval.tool} done?"
+    prefix = {"opened": "", "reminded": "Reminder: ", "escalated": "Escalated: "}.get(notice.what, f"{notice.what}: ")
+    return f"{prefix}{approval.agent}: {asked}"
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_ARGUMENT else f"{text[:_LONGEST_ARGUMENT]}… ({len(text)} characters)"
+
+
+def _id(notice: Notice) -> str:
+    """The same for every attempt to tell this."""
+    about = "/".join([notice.approval.id, notice.what, str(len(notice.approval.votes)), *notice.to])
+    return f"{notice.what}-{sha256(about.encode()).hexdigest()[:24]}"

@@ -1,0 +1,79 @@
+"""Tell one of the configured endpoints that something has happened."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+
+from fleet.contracts.effects import EffectRequest, EffectResult
+from fleet.contracts.names import FailureType
+from fleet.contracts.tools import WEBHOOK_SEND
+from workers import failures
+from workers.effects.attempts import Attempts, Had, Recipe
+from workers.effects.ledger import Ledger
+from workers.providers import errors
+from workers.providers.once import Before
+from workers.providers.webhooks import Endpoint, WebhookClient, cloud_event
+
+_PATIENCE = 0.1
+"""A delivery that has failed is tried again after this share of its age: often at first, then ever less."""
+_LONGEST_PAUSE_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An endpoint, and how long a delivery to it is tried."""
+
+    endpoint: Endpoint
+    deadline: timedelta
+
+
+class WebhookTools:
+    """Serves `webhook.send`. The receiver knows a repeated message by its `webhook-id`."""
+
+    def __init__(
+        self, attempts: Attempts, ledger: Ledger, client: WebhookClient, targets: Mapping[str, Target]
+    ) -> None:
+        self._attempts = attempts
+        self._ledger = ledger
+        self._client = client
+        self._targets = targets
+
+    @activity.defn(name=WEBHOOK_SEND.name)
+    async def send(self, request: EffectRequest) -> EffectResult:
+        """Deliver a CloudEvent, signed as Standard Webhooks says; after the endpoint's deadline it is a dead letter."""
+        name = str(request.arguments.get("endpoint", ""))
+        target = self._targets.get(name)
+        if target is None:
+            there = ", ".join(self._targets) or "none"
+            raise failures.final(FailureType.TOOL_FAILED, f"webhook: no endpoint {name[:64]!r}; there are: {there}")
+        entry = await self._ledger.get(request.key)
+        created = entry.created_at if entry else datetime.now(UTC)
+        body, content_type = cloud_event(
+            id=request.key,
+            source=f"fleet/{request.agent}",
+            type=str(request.arguments.get("type", "")),
+            subject=request.run_id,
+            time=created,
+            data=dict(request.arguments.get("data") or {}),
+        )
+
+        async def have(before: Before) -> Had:
+            age = datetime.now(UTC) - created
+            if age > target.deadline:
+                raise errors.BadRequest(f"webhook {name}: a dead letter: not delivered within {target.deadline}")
+            try:
+                status = await self._client.deliver(
+                    target.endpoint, message_id=request.key, body=body, content_type=content_type, before=before
+                )
+            except errors.Unavailable as error:
+                pause = min(_LONGEST_PAUSE_S, age.total_seconds() * _PATIENCE)
+                error.retry_after_s = max(error.retry_after_s or 0.0, pause)
+                raise
+            content = {"delivered": True, "endpoint": name}
+            return Had(content=json.dumps(content), evidence={"endpoint": name, "status": status})
+
+        recipe = Recipe(have=have, honours_keys=True, key_lifetime=target.deadline * 10)
+        return await self._attempts.make(request, recipe, {})
