@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.cli.main import JsonOption, ManifestOption
+from fleet.cli.options import JsonOption, ManifestOption
 
 AgentsOption = Annotated[int, typer.Option("--agents", min=1, max=5000, help="How many agents run.")]
 PoolsOption = Annotated[str, typer.Option("--pools", help="Processes of each pool, as in llm=2,search=1.")]
@@ -72,6 +72,7 @@ def dev(
     temporal_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 7233,
     ui_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8233,
     redis_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 6379,
+    console_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8300,
     manifest: ManifestOption = None,
 ) -> None:
     """Run a whole fleet here until Ctrl-C.
@@ -85,7 +86,13 @@ def dev(
     processes = {} if stack_only else job.parse_pools(pools)
     raise typer.Exit(
         development.run(
-            pools=processes, corpus=corpus, live=live, stack_only=stack_only, ports=ports, manifest=manifest
+            pools=processes,
+            corpus=corpus,
+            live=live,
+            stack_only=stack_only,
+            console_port=console_port,
+            ports=ports,
+            manifest=manifest,
         )
     )
 

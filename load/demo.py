@@ -40,6 +40,8 @@ __all__ = ["Options", "parse_pools", "run"]
 
 AGENT = "researcher"
 DOMAIN = "example.com"
+NEEDED = {"agents", "llm", "search", "email", "approvals"}
+"""Pools without which a researcher would wait for ever."""
 START_AT_ONCE = 20
 """Runs being started at the same time: the engine takes about 70 a second."""
 _LIVE = (
@@ -137,8 +139,9 @@ async def _check_live(settings: Settings, source: Path) -> None:
 
 async def _main(options: Options, settings: Settings, manifest: Path, folder: Path) -> int:
     say = _Speaker(quiet=options.json)
+    pools = {group: count for group, count in options.pools.items() if set(group.split("+")) & NEEDED}
     plan = Plan(
-        folder=folder, manifest=manifest, pools=options.pools, simulate=True, corpus=options.corpus,
+        folder=folder, manifest=manifest, pools=pools, simulate=True, corpus=options.corpus,
         live_models=options.live, own_ledger=True,
     )  # fmt: skip
     interrupted = asyncio.Event()

@@ -18,6 +18,7 @@ def run(
     corpus: Path | None,
     live: bool,
     stack_only: bool,
+    console_port: int,
     ports: tuple[int, int, int],
     manifest: Path | None,
 ) -> int:
@@ -34,6 +35,8 @@ def run(
         live_models=live,
         live_outside=live,
         corpus=corpus,
+        console=not stack_only,
+        console_port=console_port,
         ports=Ports(temporal=ports[0], ui=ports[1], redis=ports[2]),
     )
     return asyncio.run(_serve(LocalFleet(plan, settings)))
@@ -48,6 +51,8 @@ async def _serve(fleet: LocalFleet) -> int:
         typer.echo(f"Valkey     {fleet.endpoints.redis}")
         if fleet.simulators:
             typer.echo(f"simulators {fleet.simulators['http']}, SMTP port {fleet.simulators['smtp_port']}")
+        if fleet.console and fleet.manifest.approvals.url:
+            typer.echo(f"console    {fleet.console}")
         typer.echo(f"manifest   {fleet.manifest_path}")
         typer.echo(f"logs       {fleet.plan.folder / 'logs'}")
         fleet.announce()

@@ -23,7 +23,7 @@ from workers.corpus.ingest import read_folder
 from workers.corpus.stdlib import read_stdlib
 from workers.database.engine import DatabaseLost
 from workers.database.schema import upgrade
-from workers.embedded import EmbeddedError, EmbeddedStack, Endpoints, Ports
+from workers.embedded import EmbeddedError, EmbeddedStack, Endpoints, Ports, free_ports
 from workers.supervisor import ProcessSpec, Supervisor, last_line
 
 READY_TIMEOUT_S = 60.0
@@ -71,6 +71,9 @@ class Plan:
     own_ledger: bool = False
     """Keep effects in the folder, whatever `FLEET_DATABASE_URL` says."""
     corpus: Path | None = None
+    console: bool = False
+    """Serve the page on which approvers decide."""
+    console_port: int = 0
     ports: Ports = field(default_factory=Ports)
 
 
@@ -132,6 +135,9 @@ class LocalFleet:
             await self._exit.enter_async_context(self.stack)
             await self._exit.enter_async_context(self.supervisor)
             await asyncio.to_thread(self._fill_corpus)
+            if self.plan.console:
+                port = self.plan.console_port or free_ports(1)[0]
+                self.console = f"http://127.0.0.1:{port}"
             if self.plan.simulate:
                 await self._simulate()
             await self._apply_quotas()
@@ -139,6 +145,8 @@ class LocalFleet:
             for group, count in self._groups().items():
                 for number in range(1, count + 1):
                     await self._start_worker(group, number)
+            if self.console and self.manifest.approvals.url:
+                await self._start_console(self.console)
         except (EmbeddedError, CorpusError, DatabaseLost) as error:
             await self._exit.aclose()
             raise BadInput(str(error)) from None
@@ -227,6 +235,15 @@ class LocalFleet:
         grace = max(self.manifest.pools[pool].drain.total_seconds() for pool in pools) + DRAIN_MARGIN_S
         await self.supervisor.start(
             ProcessSpec(name=name, argv=argv, env=self.environment(), log=log, restart=True, grace_s=grace)
+        )
+
+    async def _start_console(self, url: str) -> None:
+        argv = [sys.executable, "-m", "fleet.cli.main", "console", "--port", url.rpartition(":")[2]]
+        log = self._log("console")
+        await self.supervisor.start(
+            ProcessSpec(
+                name="console", argv=argv, env=self.environment(), log=log, restart=True, grace_s=DRAIN_MARGIN_S
+            )
         )
 
     def announce(self) -> None:

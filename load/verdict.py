@@ -88,7 +88,7 @@ def judge(evidence: Evidence, results: Mapping[str, RunResult], expected: int, d
             broken.append(f"{scope}: the provider answered 429 {quota['provider_429']} times")
         if quota["queued_s"] >= LEAST_WINDOW_S and quota["utilisation"] < LEAST_UTILISATION:
             broken.append(f"{scope}: used {quota['utilisation']:.0%} of the quota while work was queued")
-    queues = {evidence.manifest.task_queue(pool): pool for pool in evidence.processes}
+    queues = {evidence.manifest.task_queue(pool): group for group in evidence.processes for pool in group.split("+")}
     tasks = Counter(queues.get(step.task_queue, step.task_queue) for s in evidence.stories for step in s.steps)
     tasks["agents"] = len(evidence.stories)
     document = {

@@ -232,7 +232,7 @@ class EmbeddedStack:
     async def _start_temporal(self) -> None:
         fixed = self._ports.temporal != 0
         for attempt in range(TRIES):
-            temporal, ui, metrics = _free_ports(3)
+            temporal, ui, metrics = free_ports(3)
             chosen = {
                 "temporal": self._ports.temporal or temporal,
                 "ui": self._ports.ui or ui,
@@ -277,7 +277,7 @@ class EmbeddedStack:
         folder.mkdir(exist_ok=True)
         fixed = self._ports.redis != 0
         for attempt in range(TRIES):
-            port = self._ports.redis or _free_ports(1)[0]
+            port = self._ports.redis or free_ports(1)[0]
             command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
             command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
             command += ["--maxmemory-policy", "noeviction"]
@@ -349,7 +349,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on now."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

@@ -1,6 +1,8 @@
 """What every command needs: settings, the manifest, an event loop."""
 
 import asyncio
+import os
+import pwd
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +34,17 @@ def manifest_path(settings: Settings, manifest: Path | None) -> Path:
     if dev and "manifest" not in settings.model_fields_set:
         return Path(dev)
     return settings.manifest
+
+
+def user(by: str | None = None) -> str:
+    """Who acts: whoever was named, else the user whose process this is, whatever the environment says."""
+    if by is not None:
+        return by
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        # containers run under numbers that nobody has
+        return f"uid {os.getuid()}"
 
 
 def run(work: Coroutine[Any, Any, T], *, loop: str = "asyncio") -> T:

@@ -1,6 +1,5 @@
 """Live quotas: what is in force, who set it, and setting it for the whole fleet at once."""
 
-import getpass
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -148,7 +147,7 @@ def set_(
             changed = _changed(now, limits, burst, headroom)
             # over the version that the change was drawn from, so that nobody's change is lost
             version = seen.version if expect is None else expect
-            await shared.configure(changed, expect=version, for_=span, by=by or getpass.getuser(), reason=reason)
+            await shared.configure(changed, expect=version, for_=span, by=context.user(by), reason=reason)
             after = await shared.inspect(scope)
         if json:
             now_set = {name: _written(limit) for name, limit in changed.limits.items()}
@@ -169,7 +168,7 @@ def freeze(scope: str, *, reason: str, by: str | None, manifest: Path | None, js
     async def work() -> None:
         async with shared_limiter(manifest) as (shared, loaded):
             check_scope(scope, loaded)
-            new = await shared.close(scope, by=by or getpass.getuser(), reason=reason)
+            new = await shared.close(scope, by=context.user(by), reason=reason)
         if json:
             output.document({"scope": scope, "closed": "frozen", "changed": new})
         else:
@@ -184,7 +183,7 @@ def thaw(scope: str, *, reason: str, by: str | None, manifest: Path | None, json
     async def work() -> None:
         async with shared_limiter(manifest) as (shared, loaded):
             check_scope(scope, loaded)
-            new = await shared.open(scope, by=by or getpass.getuser(), reason=reason)
+            new = await shared.open(scope, by=context.user(by), reason=reason)
         if json:
             output.document({"scope": scope, "closed": None, "changed": new})
         else:
@@ -245,7 +244,7 @@ def apply(*, reason: str, dry_run: bool, manifest: Path | None, json: bool) -> N
                     continue
                 found.append({"scope": scope, "from": _limits(now), "to": _limits(wanted)})
                 if not dry_run:
-                    await shared.configure(wanted, expect=version, by=getpass.getuser(), reason=reason)
+                    await shared.configure(wanted, expect=version, by=context.user(), reason=reason)
         if json:
             output.document({"changed": found, "dry_run": dry_run})
             return

@@ -8,6 +8,7 @@ import typer
 
 from fleet.cli.output import seconds, shorten
 from fleet.client import FleetClient, RunInfo
+from fleet.contracts.effects import EffectRequest, EffectResult
 from fleet.contracts.llm import ChatRequest, ChatResult, Message
 from fleet.contracts.runs import RunResult, RunStatus
 from fleet.contracts.tools import ToolRequest, ToolResult
@@ -111,11 +112,11 @@ def _step(step: Step, told: Story, cut: Any) -> Iterator[str]:
     if isinstance(step.request, ChatRequest):
         new = _new_messages(step.request)
         yield f"     asked     {step.request.model}, {len(step.request.messages)} messages; last: {cut(new)}"
-    elif isinstance(step.request, ToolRequest):
+    elif isinstance(step.request, ToolRequest | EffectRequest):
         yield f"     called    {step.request.tool}({cut(json.dumps(step.request.arguments, ensure_ascii=False))})"
     if isinstance(step.result, ChatResult):
         yield from _answer(step.result, cut)
-    elif isinstance(step.result, ToolResult):
+    elif isinstance(step.result, ToolResult | EffectResult) and step.result.content:
         yield f"     answered  {cut(step.result.content)}"
     if step.failure:
         earlier = "earlier  " if step.outcome == "completed" else "because  "

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
+from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, is_cancelled_exception
 
 from fleet import budget, consent, planning, policy
@@ -18,10 +18,10 @@ from fleet.contracts.runs import Outcome, Phase, RunInput, RunResult, RunStatus,
 from fleet.contracts.tools import DOOR_ENTER, DOOR_LEAVE, LLM_CHAT, ToolRequest, ToolResult
 from fleet.workflows.acting import Effects
 from fleet.workflows.desk import Desk
+from fleet.workflows.idle import Idle
 from fleet.workflows.remembering import Memory
 
 R = TypeVar("R")
-_WAITING = SearchAttributeKey.for_keyword(names.WAITING_ATTRIBUTE)
 
 
 class _Ended(Exception):
@@ -48,10 +48,10 @@ class AgentWorkflow:
         self._doing = ""
         self._stop_reason: str | None = None
         self._pause_reason: str | None = None
-        self._paused_for = timedelta(0)
+        self._idle = Idle()
         self._refusals = 0
         self._found = False
-        self._desk = Desk(run, lambda: self._stop_reason)
+        self._desk = Desk(run, self._idle, lambda: self._stop_reason)
         self._effects = Effects(run, self._desk, lambda: self._stop_reason, self._left_s)
         self._memory = Memory(run)
 
@@ -92,8 +92,9 @@ class AgentWorkflow:
     def status(self) -> RunStatus:
         """Where the run stands."""
         waiting = self._desk.open()
+        phase = Phase.PAUSED if self._pause_reason is not None and self._phase is not Phase.FINISHED else self._phase
         return RunStatus(
-            phase=Phase.APPROVAL if waiting else self._phase,
+            phase=Phase.APPROVAL if waiting else phase,
             doing=", ".join(waiting) or self._doing,
             steps=self._spent.steps,
             tokens=self._spent.tokens,
@@ -180,6 +181,7 @@ class AgentWorkflow:
     async def _work(self) -> str:
         while True:
             await self._hold()
+            self._check()
             self._listen()
             self._enter(Phase.THINKING, self._agent.model)
             reply = await self._think()
@@ -207,18 +209,19 @@ class AgentWorkflow:
     async def _hold(self) -> None:
         """Go on, or end; wait while the run is paused."""
         if self._pause_reason is not None and self._stop_reason is None:
-            before, began = self._phase, workflow.now()
-            self._phase = Phase.PAUSED
-            workflow.upsert_search_attributes([_WAITING.value_set("resume")])
-            await workflow.wait_condition(lambda: self._pause_reason is None or self._stop_reason is not None)
-            workflow.upsert_search_attributes([_WAITING.value_unset()])
-            self._phase = before
-            self._paused_for += workflow.now() - began
-        self._check()
+            self._idle.begin("resume")
+            try:
+                await workflow.wait_condition(lambda: self._pause_reason is None or self._stop_reason is not None)
+            finally:
+                self._idle.end("resume")
+        self._obey()
 
-    def _check(self) -> None:
+    def _obey(self) -> None:
         if self._stop_reason is not None:
             raise _Ended(Outcome.STOPPED, self._stop_reason)
+
+    def _check(self) -> None:
+        self._obey()
         used_up = budget.exhausted(self._agent.budget, self._spent, self._elapsed_s())
         if used_up:
             raise _Ended(Outcome.BUDGET_EXHAUSTED, used_up)
@@ -376,7 +379,7 @@ class AgentWorkflow:
     def _elapsed_s(self) -> float:
         """Seconds since the start, without those spent waiting for humans."""
         since = workflow.now() - workflow.info().start_time
-        return (since - self._desk.waited() - self._paused_for).total_seconds()
+        return (since - self._idle.total()).total_seconds()
 
     def _left_s(self) -> float:
         return self._agent.budget.deadline_s - self._elapsed_s()

@@ -8,15 +8,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
+from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ActivityError, CancelledError
 
 from fleet import consent
-from fleet.contracts import names
 from fleet.contracts.approvals import (
     Approval,
     ApprovalEvent,
@@ -31,8 +30,8 @@ from fleet.contracts.approvals import (
 )
 from fleet.contracts.runs import RunInput
 from fleet.contracts.tools import APPROVAL_NOTIFY, APPROVAL_RECORD
+from fleet.workflows.idle import Idle
 
-_WAITING = SearchAttributeKey.for_keyword(names.WAITING_ATTRIBUTE)
 _HEARTBEAT = timedelta(seconds=20)
 _NOTIFY_WITHIN = timedelta(days=1)
 """How long it is tried to tell somebody. An endpoint that is down for longer must not hold the run."""
@@ -51,17 +50,17 @@ class _Case:
 class Desk:
     """The approvals of one run."""
 
-    def __init__(self, run: RunInput, halted: Callable[[], str | None]) -> None:
+    def __init__(self, run: RunInput, idle: Idle, halted: Callable[[], str | None]) -> None:
         """Args:
         run: whose approvals.
+        idle: counts how long the run waits for people.
         halted: why the run is about to end; None while it goes on.
         """
         self._run = run
+        self._idle = idle
         self._halted = halted
         self._cases: dict[str, _Case] = {}
         self._notices: list[asyncio.Task[None]] = []
-        self._waiting_since: datetime | None = None
-        self._waited = timedelta(0)
 
     def all(self) -> list[Approval]:
         """Everything that was asked, oldest first."""
@@ -70,11 +69,6 @@ class Desk:
     def open(self) -> list[str]:
         """Ids of what nobody has decided."""
         return [key for key, case in self._cases.items() if case.approval.state is ApprovalState.OPEN]
-
-    def waited(self) -> timedelta:
-        """How long the run has waited for humans."""
-        since = self._waiting_since
-        return self._waited + (workflow.now() - since if since else timedelta(0))
 
     def refusal(self, verdict: Verdict) -> str | None:
         """Why the verdict cannot be taken; None if it can."""
@@ -143,7 +137,7 @@ class Desk:
         )
         self._cases[case.approval.id] = case
         self._happened(case, "opened")
-        self._begin_waiting()
+        self._idle.begin("approval")
         try:
             await self._write(case)
             self._tell(case, "opened", case.approval.approvers)
@@ -153,7 +147,7 @@ class Desk:
                 self._end(case, ApprovalState.WITHDRAWN, "the run was cancelled")
             raise
         finally:
-            self._end_waiting()
+            self._idle.end("approval")
             await self._write(case)
         self._tell(case, case.approval.state.value, case.approval.approvers)
         return case.approval
@@ -259,14 +253,3 @@ class Desk:
         return Priority(
             priority_key=self._run.priority, fairness_key=self._run.tenant, fairness_weight=self._run.weight
         )
-
-    def _begin_waiting(self) -> None:
-        if self._waiting_since is None:
-            self._waiting_since = workflow.now()
-            workflow.upsert_search_attributes([_WAITING.value_set("approval")])
-
-    def _end_waiting(self) -> None:
-        if not self.open() and self._waiting_since is not None:
-            self._waited += workflow.now() - self._waiting_since
-            self._waiting_since = None
-            workflow.upsert_search_attributes([_WAITING.value_unset()])

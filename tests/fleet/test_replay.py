@@ -59,7 +59,7 @@ async def test_a_history_reads_as_a_story():
         ("llm.chat", "completed"),
         ("search.query", "completed"),
         ("llm.chat", "completed"),
-        ("email.send", "completed"),
+        ("email.send", "done"),
         ("llm.chat", "completed"),
     ]
     assert told.steps[0].quota_wait_s == 1.5
