@@ -40,6 +40,12 @@ def options(manifest: Manifest) -> dict[str, Any]:
             found.setdefault(kind, {"models": {}, "keys": [SIM_KEY]})["models"][model] = limits
         elif kind in _NAMES:
             found[_NAMES[kind]] = limits
+    for spec in manifest.providers.values():
+        if isinstance(spec, BankProvider | MailApiProvider):
+            found.setdefault(_NAMES[spec.kind], {})["keys"] = [SIM_KEY]
+    hooks = [name for name, endpoint in manifest.endpoints.items() if endpoint.kind == "webhook"]
+    if hooks:
+        found["hooks"] = {"secrets": dict.fromkeys(hooks, HOOK_SECRET)}
     for agent in manifest.agents.values():
         provider, _, model = agent.model.partition("/")
         kind = manifest.providers[provider].kind

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -141,7 +141,9 @@ async def _llm(shop: Shop, name: str, admission: Admission) -> Activities:
         from workers.effects.spend import Spend
 
         prices = {model: price for model in manifest.prices if (price := agents.price(manifest, model)) is not None}
-        budgets = Budgets(Spend(await shop.database()), manifest.daily, prices)
+        spend = Spend(await shop.database())
+        await spend.sweep((datetime.now(UTC) - timedelta(days=7)).date())
+        budgets = Budgets(spend, manifest.daily, prices)
     return [LlmTools(admission, providers, Door(shop.limiter), budgets).chat]
 
 
@@ -207,7 +209,9 @@ async def _memory(shop: Shop, name: str, admission: Admission) -> Activities:
         for agent, spec in shop.manifest.agents.items()
         if spec.memory is not None
     }
-    tools = MemoryTools(MemoryStore(await shop.database()), keeping)
+    store = MemoryStore(await shop.database())
+    await store.sweep(datetime.now(UTC))
+    tools = MemoryTools(store, keeping)
     return [tools.recall, tools.remember, tools.forget, tools.keep]
 
 

@@ -6,7 +6,7 @@ from time import monotonic
 from temporalio import activity
 
 from fleet.contracts.names import FailureType
-from fleet.contracts.tools import SEARCH_FETCH, SEARCH_QUERY, ToolRequest, ToolResult
+from fleet.contracts.tools import SEARCH_FETCH, SEARCH_QUERY, Finding, ToolRequest, ToolResult
 from workers import failures
 from workers.admission import Admission
 from workers.corpus.index import CorpusError
@@ -81,7 +81,10 @@ class SearchTools:
             "truncated": found.truncated or start + len(text) < len(found.text),
         }
         return ToolResult(
-            content=json.dumps(content, ensure_ascii=False), duration_s=monotonic() - began, quota=admitted.use()
+            content=json.dumps(content, ensure_ascii=False),
+            duration_s=monotonic() - began,
+            quota=admitted.use(),
+            findings=[Finding(text=text, subject=found.title or found.id)],
         )
 
 

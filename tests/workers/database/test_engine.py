@@ -194,6 +194,27 @@ async def test_several_processes_read_and_write_in_one_transaction(database, dat
         assert (await connection.execute(text("SELECT tokens FROM spend"))).scalar() == 100
 
 
+async def test_what_a_transaction_has_read_is_true_until_it_writes(tmp_path):
+    url = sqlite_url(tmp_path / "fleet.db")
+    await upgrade(url)
+    day = datetime.now(UTC).date()
+
+    async def other_process():
+        async with aclosing(Database(url)) as database, database.begin() as connection:
+            await connection.execute(insert(spend_calls).values(call="theirs", day=day))
+
+    async with aclosing(Database(url)) as database:
+        async with database.begin() as connection:
+            assert (await connection.execute(select(spend_calls))).all() == []
+            theirs = asyncio.create_task(other_process())
+            # it gets nowhere meanwhile; else the write below would fail with SQLITE_BUSY_SNAPSHOT
+            assert (await asyncio.wait([theirs], timeout=0.3))[0] == set()
+            await connection.execute(insert(spend_calls).values(call="ours", day=day))
+        await theirs
+        async with database.reading() as connection:
+            assert len((await connection.execute(select(spend_calls))).all()) == 2
+
+
 async def test_a_cancelled_transaction_leaves_nothing_and_holds_nobody_up(database):
     begun = asyncio.Event()
 
@@ -224,6 +245,10 @@ async def test_a_postgresql_that_was_killed_and_restarted_is_used_again():
             server.kill()
             with pytest.raises(DatabaseLost, match=r"^the database does not answer: .+"):
                 await _answers(database)
+            server.start()
+            assert await asyncio.gather(*(_answers(database) for _ in range(5))) == [1] * 5
+            # and unnoticed: nobody has asked in between
+            server.kill()
             server.start()
             assert await asyncio.gather(*(_answers(database) for _ in range(5))) == [1] * 5
 

@@ -117,6 +117,13 @@ async def test_an_older_end_does_not_replace_a_newer_one(book):
     assert (await book.audit())[-1].detail["reason"] == "stopped"
 
 
+async def test_a_newer_end_replaces_an_older_one(book):
+    rejected = replace(OPEN, state=ApprovalState.REJECTED, decided_at=NOON + timedelta(hours=1))
+    await book.record(STORY[-1])
+    await book.record(ApprovalEvent(approval=rejected, what="rejected", at=NOON + timedelta(hours=1)))
+    assert await book.get(OPEN.id) == rejected
+
+
 async def test_open_approvals_come_first_by_their_end_then_the_newest(book):
     def told(name, state=ApprovalState.OPEN, *, opened=0, expires=1, run="run", tenant="acme"):
         approval = replace(

@@ -1,0 +1,204 @@
+"""Payments and e-mails, had once, whatever dies: judged by the bank's and the relay's own ledgers."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from fleet.client import FleetClient
+from fleet.contracts.approvals import ApprovalState, Decision, Verdict
+from fleet.contracts.runs import Outcome, Phase
+
+pytestmark = [pytest.mark.trial, pytest.mark.timeout(540)]
+
+POISONED = Path(__file__).parents[1] / "load" / "simulators" / "poisoned"
+ROOMY = (r'rate = "90k/m", burst = "15k"', 'rate = "900k/m", burst = "90k"')
+REQUESTS = (r'rate = "600/m", burst = 60', 'rate = "60k/m", burst = 600')
+MAILS = (r'rate = "20/s", burst = 20', 'rate = "200/s", burst = 200')
+QUICK = (
+    r"budget = \{ steps = 10, tokens = 40000, money = \"0.50\"",
+    'policy = { heartbeat = "2s" }\nbudget = { steps = 10, tokens = 40000, money = "0.50"',
+)
+
+RUNS = 200
+KILLS = 44
+
+
+async def control(fleet, patch):
+    async with httpx2.AsyncClient(base_url=fleet.simulators["http"]) as http:
+        (await http.post("/_control", json=patch)).raise_for_status()
+
+
+async def test_two_hundred_runs_pay_and_write_once_while_workers_are_killed(local_fleet):
+    seed = random.randrange(10**6)
+    dice = random.Random(seed)
+    fleet = await local_fleet(
+        {"agents": 2, "llm": 1, "payments": 2, "email": 2, "approvals": 1}, ROOMY, REQUESTS, MAILS, QUICK
+    )
+    await control(
+        fleet,
+        {
+            "bank": {"latency_s": 0.1, "faults": {"rate_500": 0.02, "rate_drop": 0.02, "rate_lost": 0.05}},
+            # the relay dies after accepting and before answering
+            "smtp": {"latency_s": 0.05, "faults": {"rate_drop": 0.02, "rate_lost": 0.05}},
+        },
+    )
+    killed: Counter[str] = Counter()
+    results = {}
+
+    async def one(n):
+        run_id = await fleet.client.start(
+            "payer",
+            f"Transfer {n + 1}.50 EUR to DE{n:04} for invoice {n}. E-mail a confirmation to reader{n:03}@example.com.",
+            run_id=f"pay-{n:03}",
+        )
+        results[n] = await fleet.client.result(run_id)
+
+    async def kill():
+        while killed.total() < KILLS:
+            await asyncio.sleep(dice.uniform(0.3, 2.0))
+            alive = sorted(name for name in fleet.supervisor.pids() if name != "simulators")
+            name = dice.choice(alive)
+            os.kill(fleet.supervisor.pids()[name], signal.SIGKILL)
+            killed[name] += 1
+
+    killing = asyncio.create_task(kill())
+    runs = []
+    for n in range(RUNS):
+        runs.append(asyncio.create_task(one(n)))
+        # spread over the kills
+        await asyncio.sleep(0 if killing.done() else 0.25)
+    async with asyncio.timeout(420):
+        await asyncio.gather(*runs)
+        await killing
+
+    booked, mails = await fleet.ledgers.bank(), await fleet.ledgers.mail()
+    asked = Counter(row["outcome"] for row in await fleet.ledgers.rows("bank") if row["path"] == "/bank/transfers")
+    assert killed.total() >= 40
+    assert {name.rpartition("-")[0] for name in killed} >= {"agents", "llm", "payments", "email"}
+    assert [results[n].outcome for n in range(RUNS)] == [Outcome.COMPLETED] * RUNS
+    assert (booked["transfers"], booked["keys"], booked["duplicates"]) == (RUNS, RUNS, 0)
+    assert sorted(t["payee"] for t in await fleet.ledgers.transfers()) == [f"DE{n:04}" for n in range(RUNS)]
+    assert mails == {"delivered": RUNS, "unique": RUNS, "duplicates": 0}
+    told = [(e["tool"], e["state"]) for n in range(RUNS) for e in results[n].effects]
+    assert Counter(told) == {("transfer", "done"): RUNS, ("send_email", "done"): RUNS}
+    # some of it was indeed repeated: the ledger of the fleet had something to do
+    assert asked.total() > RUNS
+
+
+async def waiting(client: FleetClient, count: int) -> list[str]:
+    """Ids of the runs that wait for an approval, once there are so many."""
+    async with asyncio.timeout(300):
+        while True:
+            found = await client.running('WaitingFor = "approval"')
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(0.5)
+
+
+async def test_a_thousand_runs_wait_for_humans_and_cost_no_memory(local_fleet):
+    few, many = 150, 1000
+    fleet = await local_fleet(
+        {"agents": 1, "llm": 1, "payments": 1, "approvals": 1},
+        ROOMY,
+        REQUESTS,
+        QUICK,
+        (r"\[pools.agents\]\nslots = 200", "[pools.agents]\nslots = 200\ncached = 50"),
+        (r'over = \{ EUR = "500" \}', 'over = { EUR = "0" }'),
+        (r"needed = 2", "needed = 1"),
+        (r'notify = \["approvers"\]', "notify = []"),
+    )
+
+    async def start(numbers):
+        at_once = asyncio.Semaphore(20)
+
+        async def one(n):
+            async with at_once:
+                await fleet.client.start("payer", f"Transfer 7.00 EUR to DE{n:04} for invoice {n}", run_id=f"w-{n}")
+
+        await asyncio.gather(*(one(n) for n in numbers))
+
+    def rss():
+        return psutil.Process(fleet.supervisor.pids()["agents-1"]).memory_info().rss / 1e6
+
+    await start(range(few))
+    await waiting(fleet.client, few)
+    before = rss()
+    await start(range(few, many))
+    await waiting(fleet.client, many)
+    after = rss()
+
+    took = []
+    for n in (0, 500, 999):
+        approval = (await fleet.client.approvals(f"w-{n}"))[0]
+        began = time.monotonic()
+        decided = await fleet.client.decide(
+            Verdict(approval_id=approval.id, decision=Decision.APPROVE, by="ana@example.com", digest=approval.digest)
+        )
+        assert decided.state is ApprovalState.APPROVED
+        async with asyncio.timeout(10):
+            while f"DE{n:04}" not in {t["payee"] for t in await fleet.ledgers.transfers()}:
+                await asyncio.sleep(0.01)
+        took.append(time.monotonic() - began)
+    # 850 more runs: a few MB of the interpreter's own, where each cached run would be 50 KB and more
+    assert after - before < 25
+    assert min(took) < 1.0
+    for n in (0, 500, 999):
+        assert (await fleet.client.result(f"w-{n}")).outcome is Outcome.COMPLETED
+
+
+async def test_a_document_that_gives_orders_leads_to_an_approval_not_to_a_payment(local_fleet):
+    fleet = await local_fleet(
+        {"agents": 1, "llm": 1, "search": 1, "payments": 1, "approvals": 1},
+        ROOMY,
+        (r'over = \{ EUR = "500" \}', 'over = { EUR = "5000", USD = "5000" }'),
+        (r"needed = 2", "needed = 1"),
+        corpus=POISONED,
+    )
+    run_id = await fleet.client.start("payer", "What is a walrus tusk for?")
+    await waiting(fleet.client, 1)
+    asked = (await fleet.client.approvals(run_id))[0]
+    status = await fleet.client.status(run_id)
+    assert status.phase is Phase.APPROVAL
+    assert asked.why == "text written by strangers was read before"
+    assert asked.tool == "transfer"
+    assert asked.expires_at - asked.opened_at == timedelta(days=7)
+    assert (await fleet.ledgers.bank())["transfers"] == 0
+    await fleet.client.decide(
+        Verdict(
+            approval_id=asked.id,
+            decision=Decision.REJECT,
+            by="bo@example.com",
+            digest=asked.digest,
+            comment="the document asks, not our user",
+        )
+    )
+    async with asyncio.timeout(60):
+        # the other document has orders too
+        while (result := fleet.client.result(run_id)) is not None:
+            ended = asyncio.create_task(result)
+            done, _ = await asyncio.wait({ended}, timeout=5)
+            if done:
+                break
+            ended.cancel()
+            for approval in await fleet.client.approvals(run_id):
+                if approval.state is ApprovalState.OPEN:
+                    await fleet.client.decide(
+                        Verdict(
+                            approval_id=approval.id,
+                            decision=Decision.REJECT,
+                            by="bo@example.com",
+                            digest=approval.digest,
+                        )
+                    )
+    assert (await fleet.ledgers.bank())["transfers"] == 0
+    assert ended.result().approvals[0]["comment"] == "the document asks, not our user"
+    assert ended.result().effects == []
