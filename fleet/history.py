@@ -125,10 +125,15 @@ async def _tell(event: HistoryEvent, told: Story, steps: dict[int, Step], conver
 async def _of_effect(event: HistoryEvent, told: Story, steps: dict[int, Step], converter: DataConverter) -> bool:
     """Effects are child workflows. True: the event was of one."""
     at = event.event_time.ToDatetime(tzinfo=UTC)
+    aside = Step(number=0, what="", task_queue="", request=None, scheduled_at=at)  # those that are no step
     match event.event_type:
         case EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
             begun = event.start_child_workflow_execution_initiated_event_attributes
             request: EffectRequest = await _decode(converter, begun.input.payloads, EffectRequest)
+            if request.key.startswith(names.ending_key(request.run_id, "")):
+                # nobody waits for it: its own ledger row tells its end
+                told.notes.append((at, f"tells {request.arguments.get('endpoint')} that the run has ended"))
+                return True
             step = Step(
                 number=len(told.steps) + 1,
                 what=request.activity,
@@ -140,22 +145,22 @@ async def _of_effect(event: HistoryEvent, told: Story, steps: dict[int, Step], c
             steps[event.event_id] = step
         case EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
             started = event.child_workflow_execution_started_event_attributes
-            steps[started.initiated_event_id].started_at = at
+            steps.get(started.initiated_event_id, aside).started_at = at
         case EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED:
             completed = event.child_workflow_execution_completed_event_attributes
-            step = steps[completed.initiated_event_id]
+            step = steps.get(completed.initiated_event_id, aside)
             had: EffectResult = await _decode(converter, completed.result.payloads, EffectResult)
             step.result = had
             _end(step, at, had.state.value, had.reason)
         case EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED:
             failed = event.child_workflow_execution_failed_event_attributes
-            _end(steps[failed.initiated_event_id], at, "failed", _reason(failed.failure))
+            _end(steps.get(failed.initiated_event_id, aside), at, "failed", _reason(failed.failure))
         case EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED:
             cancelled = event.child_workflow_execution_canceled_event_attributes
-            _end(steps[cancelled.initiated_event_id], at, "cancelled", "")
+            _end(steps.get(cancelled.initiated_event_id, aside), at, "cancelled", "")
         case EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED:
             terminated = event.child_workflow_execution_terminated_event_attributes
-            _end(steps[terminated.initiated_event_id], at, "terminated", "")
+            _end(steps.get(terminated.initiated_event_id, aside), at, "terminated", "")
         case _:
             return False
     return True

@@ -119,6 +119,11 @@ class Metrics:
 METRICS: Final = Metrics()
 
 
+_CHATTY = (
+    "httpx2", "httpcore2", "httpx", "httpcore", "openai", "anthropic", "uvicorn", "aiosqlite", "asyncpg", "alembic",
+)  # fmt: skip
+
+
 def configure_logging(settings: Settings) -> None:
     """Structured logs on stderr: a console's on a terminal, JSON elsewhere."""
     level = getattr(logging, settings.log_level.upper())
@@ -143,7 +148,7 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # clients log every request at INFO, and some of them headers at DEBUG
-    for chatty in ("httpx2", "httpcore2", "httpx", "httpcore", "openai", "anthropic", "uvicorn", "aiosqlite"):
+    for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -79,6 +79,11 @@ def place_key(workflow_id: str, activity_id: str) -> str:
     return f"{workflow_id}/{activity_id}"
 
 
+def ending_key(workflow_id: str, endpoint: str) -> str:
+    """Idempotency key of telling an endpoint that a run has ended."""
+    return f"{workflow_id}/ended/{endpoint}"
+
+
 def effect_key(workflow_id: str, step: str) -> str:
     """Idempotency key of one effect of one run: stable over attempts, resets and workers."""
     return f"{workflow_id}/{step}"

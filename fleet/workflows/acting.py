@@ -1,13 +1,14 @@
 """The effects of a run: each a child workflow, each accounted for in the run's result."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from temporalio import workflow
 from temporalio.common import Priority, WorkflowIDReusePolicy
-from temporalio.exceptions import CancelledError, ChildWorkflowError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedError
 
 from fleet import consent, policy
 from fleet.contracts import names
@@ -25,17 +26,24 @@ class Effects:
     """Has the effects of one run, one after another."""
 
     def __init__(
-        self, run: RunInput, desk: Desk, halted: Callable[[], str | None], left_s: Callable[[], float]
+        self,
+        run: RunInput,
+        desk: Desk,
+        halted: Callable[[], str | None],
+        unpaused: Callable[[], Awaitable[None]],
+        left_s: Callable[[], float],
     ) -> None:
         """Args:
         run: whose effects.
         desk: the run's `Desk`.
         halted: why the run is about to end; None while it goes on.
+        unpaused: waits while the run is paused.
         left_s: seconds until the run's deadline.
         """
         self._run = run
         self._desk = desk
         self._halted = halted
+        self._unpaused = unpaused
         self._left_s = left_s
         self._had: dict[str, dict[str, str]] = {}
 
@@ -79,6 +87,13 @@ class Effects:
                     if answered is None:
                         return result
                     again = answered
+            await self._unpaused()
+            why = self._halted()
+            if why is not None and again.by == "policy":
+                return result
+            if why is not None:
+                # what a human has said is noted; nothing begins any more
+                again = policy.accounting(again, why)
             result = await self._child(again, tool.task_queue, step)
         return result
 
@@ -90,12 +105,14 @@ class Effects:
                 "type": f"fleet.run.{result.outcome.value}",
                 "data": policy.ending(self._run, result),
             }
-            await self._start(self._telling(told, arguments), told.task_queue, abandoned=True)
+            # named twice, or told already by a run that was reset: once is enough
+            with suppress(WorkflowAlreadyStartedError):
+                await self._start(self._telling(told, arguments), told.task_queue, abandoned=True)
 
     def _telling(self, told: Told, arguments: dict[str, Any]) -> EffectRequest:
         run_id = workflow.info().workflow_id
         return EffectRequest(
-            key=names.effect_key(run_id, f"ended/{told.endpoint}"),
+            key=names.ending_key(run_id, told.endpoint),
             tool="send_webhook",
             activity=WEBHOOK_SEND.name,
             arguments=arguments,
@@ -131,27 +148,29 @@ class Effects:
     async def _child(self, request: EffectRequest, queue: str, step: str) -> EffectResult:
         entry = {"tool": request.tool, "step": step, "state": EffectState.EXECUTING.value}
         self._had[step] = entry
+        # a task of its own: it sees by itself that the run is about to end, and accounts for the effect first
+        having = asyncio.create_task(self._through(request, queue))
+        try:
+            result = await asyncio.shield(having)
+        except asyncio.CancelledError:
+            await workflow.wait([having])
+            self._note(entry, having.result())
+            raise
+        self._note(entry, result)
+        return result
+
+    async def _through(self, request: EffectRequest, queue: str) -> EffectResult:
         try:
             handle = await self._start(request, queue)
-        except WorkflowAlreadyStartedError:
-            result = EffectResult(state=EffectState.UNKNOWN, reason=f"somebody else is at {request.key}")
-            self._note(entry, result)
-            return result
-        try:
             await workflow.wait_condition(lambda: handle.done() or self._halted() is not None)
             if not handle.done():
                 # it withdraws if nothing has begun, else it goes to its end: its result says which
                 handle.cancel()
-            result = await handle
+            return await handle
+        except WorkflowAlreadyStartedError:
+            return EffectResult(state=EffectState.UNKNOWN, reason=f"somebody else is at {request.key}")
         except ChildWorkflowError as error:
-            result = EffectResult(state=EffectState.UNKNOWN, reason=f"{request.key}: {error.cause or error}")
-        except (CancelledError, asyncio.CancelledError):
-            handle.cancel()
-            await workflow.wait([handle])
-            self._note(entry, _result(handle))
-            raise
-        self._note(entry, result)
-        return result
+            return EffectResult(state=EffectState.UNKNOWN, reason=f"{request.key}: {error.cause or error}")
 
     async def _start(
         self, request: EffectRequest, queue: str, *, abandoned: bool = False
@@ -179,9 +198,3 @@ class Effects:
         entry["state"] = result.state.value
         if result.reason:
             entry["reason"] = result.reason
-
-
-def _result(handle: "workflow.ChildWorkflowHandle[Any, EffectResult]") -> EffectResult:
-    if handle.cancelled() or handle.exception() is not None:
-        return EffectResult(state=EffectState.UNKNOWN, reason="the run was cancelled; see the ledger")
-    return handle.result()
