@@ -84,6 +84,7 @@ class RunInfo:
     id: str
     agent: str
     goal: str
+    tenant: str
     state: str
     """`running` or how it closed, in Temporal's words."""
     started_at: datetime
@@ -368,6 +369,7 @@ async def _info(execution: WorkflowExecution) -> RunInfo:
         id=execution.id,
         agent=str(memo.get(names.AGENT_MEMO, "")),
         goal=str(memo.get(names.GOAL_MEMO, "")),
+        tenant=str(memo.get(names.TENANT_MEMO, "")),
         state=execution.status.name.lower() if isinstance(execution.status, WorkflowExecutionStatus) else "unknown",
         started_at=execution.start_time,
         closed_at=execution.close_time,

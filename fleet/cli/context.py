@@ -38,7 +38,7 @@ def manifest_path(settings: Settings, manifest: Path | None) -> Path:
 
 def user(by: str | None = None) -> str:
     """Who acts: whoever was named, else the user whose process this is, whatever the environment says."""
-    if by is not None:
+    if by:
         return by
     try:
         return pwd.getpwuid(os.getuid()).pw_name

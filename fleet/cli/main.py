@@ -8,8 +8,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fleet.cli import output, quota_app
-from fleet.cli.options import JsonOption, ManifestOption, RunArgument
+from fleet.cli import approvals_app, output, quota_app, records_app, steering_app
+from fleet.cli.options import JsonOption, LimitOption, ManifestOption, QueryOption, RunArgument
 from fleet.errors import FleetError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 corpus_app = typer.Typer(help="The local document collection that `search` reads.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(quota_app.app, name="quota")
+app.add_typer(approvals_app.app, name="approvals")
 
 
 def _version(value: bool) -> None:
@@ -46,13 +47,26 @@ def run(
     run_id: Annotated[str | None, typer.Option("--id", help="Id of the run. Default: made up.")] = None,
     tenant: Annotated[str, typer.Option(help="Whose run it is: the fairness key.")] = "default",
     priority: Annotated[int, typer.Option(help="1 (first) to 4.")] = 3,
+    tell: Annotated[
+        list[str] | None, typer.Option(metavar="ENDPOINT", help="A webhook endpoint that is told the end. Repeatable.")
+    ] = None,
     manifest: ManifestOption = None,
     json: JsonOption = False,
 ) -> None:
     """Start a run of AGENT towards GOAL and print its id."""
     from fleet.cli import runs
 
-    runs.run(agent, goal, wait=wait, run_id=run_id, tenant=tenant, priority=priority, manifest=manifest, json=json)
+    runs.run(
+        agent,
+        goal,
+        wait=wait,
+        run_id=run_id,
+        tenant=tenant,
+        priority=priority,
+        tell=tell or [],
+        manifest=manifest,
+        json=json,
+    )
 
 
 @app.command()
@@ -60,20 +74,19 @@ def ps(
     state: Annotated[
         str | None, typer.Option(help="running, completed, failed, canceled, terminated, timedout.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most rows.")] = 50,
+    query: QueryOption = None,
+    limit: LimitOption = 50,
     manifest: ManifestOption = None,
     json: JsonOption = False,
 ) -> None:
     """List runs, newest first."""
     from fleet.cli import runs
 
-    runs.ps(state=state, limit=limit, manifest=manifest, json=json)
+    runs.ps(state=state, query=query, limit=limit, manifest=manifest, json=json)
 
 
 @app.command()
-def show(
-    run_id: RunArgument, manifest: ManifestOption = None, json: JsonOption = False
-) -> None:
+def show(run_id: RunArgument, manifest: ManifestOption = None, json: JsonOption = False) -> None:
     """Show where one run stands, or how it ended."""
     from fleet.cli import runs
 
@@ -94,28 +107,14 @@ def trace(
 
 
 @app.command()
-def why(
-    run_id: RunArgument, manifest: ManifestOption = None, json: JsonOption = False
-) -> None:
+def why(run_id: RunArgument, manifest: ManifestOption = None, json: JsonOption = False) -> None:
     """What a run waits for: which quota and its place in line, which provider, which queue."""
     from fleet.cli import why as whys
 
     whys.why(run_id, manifest=manifest, json=json)
 
 
-@app.command()
-def stop(
-    run_id: RunArgument,
-    reason: Annotated[str, typer.Option(help="Why: kept in the history.")] = "stopped by an operator",
-    manifest: ManifestOption = None,
-) -> None:
-    """Ask one run to finish soon.
-
-    An effect under way is waited for.
-    """
-    from fleet.cli import runs
-
-    runs.stop(run_id, reason=reason, manifest=manifest)
+steering_app.register(app)
 
 
 @app.command()
@@ -141,8 +140,28 @@ def doctor(manifest: ManifestOption = None, json: JsonOption = False) -> None:
 
 
 @app.command()
+def init(manifest: ManifestOption = None, json: JsonOption = False) -> None:
+    """Make Temporal's namespace know what runs are found by. Safe to run twice."""
+    from fleet.cli import operations
+
+    operations.init(manifest=manifest, json=json)
+
+
+@app.command()
+def console(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8300,
+    manifest: ManifestOption = None,
+) -> None:
+    """Serve the page on which approvers decide, until SIGTERM."""
+    from fleet.cli import console as consoles
+
+    consoles.console(host=host, port=port, manifest=manifest)
+
+
+@app.command()
 def worker(
-    pools: Annotated[list[str], typer.Argument(metavar="POOL…", help="Pools to serve: agents, llm, search, email.")],
+    pools: Annotated[list[str], typer.Argument(metavar="POOL…", help="Pools to serve: agents, llm, search, email, …")],
     manifest: ManifestOption = None,
 ) -> None:
     """Serve pools until SIGTERM, then drain."""
@@ -174,6 +193,9 @@ def corpus_search(
     from fleet.cli import corpus
 
     corpus.search(query, limit=limit, manifest=manifest, json=json)
+
+
+records_app.register(app)
 
 
 def main() -> NoReturn:

@@ -9,6 +9,7 @@ import typer
 from fleet import manifest as manifests
 from fleet import settings as environment
 from fleet.cli import context, output
+from fleet.contracts.names import SEARCH_ATTRIBUTES
 from fleet.errors import BadInput, FleetError
 from fleet.manifest import Manifest
 from fleet.settings import Settings
@@ -49,6 +50,26 @@ def _contradictions(loaded: manifests.Manifest) -> list[str]:
     except BadQuota as bad:
         return [f"quotas: {bad}"]
     return []
+
+
+def init(*, manifest: Path | None, json: bool) -> None:
+    """Make the namespace know what runs are found by."""
+
+    async def work() -> tuple[str, list[str]]:
+        from fleet import attributes
+        from fleet.client import connect
+
+        settings, _ = context.load(manifest)
+        client = await connect(settings)
+        return client.namespace, await attributes.register(client)
+
+    namespace, registered = context.run(work())
+    if json:
+        output.document({"namespace": namespace, "registered": registered, "search_attributes": SEARCH_ATTRIBUTES})
+    elif registered:
+        typer.echo(f"namespace {namespace!r}: registered the search attributes {', '.join(registered)}")
+    else:
+        typer.echo(f"namespace {namespace!r}: knows the search attributes {', '.join(SEARCH_ATTRIBUTES)} already")
 
 
 def worker(pools: list[str], *, manifest: Path | None) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -13,7 +14,7 @@ from fleet.documents import plain
 def problem(text: str) -> None:
     """Say on stderr what is wrong, a line each."""
     for line in text.splitlines() or [""]:
-        typer.echo(f"fleet: {line}", err=True)
+        typer.echo(f"fleet: {visible(line)}", err=True)
 
 
 def document(value: Any) -> None:
@@ -31,15 +32,30 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
 
     drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
+        drawn.add_row(*(visible(str(cell)) for cell in row))
     # a pipe has no width: do not fold what the next program reads
-    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=False).print(drawn)
+    width = None if sys.stdout.isatty() else 200
+    # what models and strangers wrote is no markup
+    Console(width=width, soft_wrap=False, markup=False, emoji=False).print(drawn)
+
+
+def visible(text: str) -> str:
+    """The text with escapes in place of what a terminal would not show, or would obey.
+
+    Control characters, reversed and zero-width text among them: whoever decides on a text sees all of it.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(text: str, most: int) -> str:
     """One line of at most `most` characters."""
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def moment(at: datetime | None) -> str:
+    """A moment for people, to the minute, in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else "-"
 
 
 def seconds(value: float | None) -> str:

@@ -29,6 +29,7 @@ def run(
     run_id: str | None,
     tenant: str,
     priority: int,
+    tell: list[str],
     manifest: Path | None,
     json: bool,
 ) -> None:
@@ -36,7 +37,7 @@ def run(
 
     async def work() -> int:
         client = await _client(manifest)
-        started = await client.start(agent, goal, run_id=run_id, tenant=tenant, priority=priority)
+        started = await client.start(agent, goal, run_id=run_id, tenant=tenant, priority=priority, tell=tell)
         if not wait:
             output.document({"run": started}) if json else typer.echo(started)
             return 0
@@ -76,7 +77,7 @@ async def _follow(client: FleetClient, run_id: str, *, quiet: bool) -> RunResult
     return await waiting
 
 
-def ps(*, state: str | None, limit: int, manifest: Path | None, json: bool) -> None:
+def ps(*, state: str | None, query: str | None, limit: int, manifest: Path | None, json: bool) -> None:
     """List runs."""
     if state is not None and state.lower() not in STATES:
         raise BadInput(f"--state {state!r} is not one of {', '.join(STATES)}")
@@ -84,12 +85,16 @@ def ps(*, state: str | None, limit: int, manifest: Path | None, json: bool) -> N
 
     async def work() -> None:
         client = await _client(manifest)
-        found = [info async for info in client.runs(state=named, limit=limit)]
+        found = [info async for info in client.runs(state=named, query=query or "", limit=limit)]
         if json:
             output.document([{**documents.plain(i), "duration_s": round(i.duration_s, 3)} for i in found])
             return
-        rows = [(i.id, i.agent, i.state, output.seconds(i.duration_s), output.shorten(i.goal, 70)) for i in found]
-        output.table(("RUN", "AGENT", "STATE", "FOR", "GOAL"), rows, empty="no runs; start one with `fleet run`")
+        rows = [
+            (i.id, i.agent, i.tenant, i.state, output.seconds(i.duration_s), output.shorten(i.goal, 70)) for i in found
+        ]
+        output.table(
+            ("RUN", "AGENT", "TENANT", "STATE", "FOR", "GOAL"), rows, empty="no runs; start one with `fleet run`"
+        )
 
     context.run(work())
 
@@ -128,15 +133,5 @@ def trace(run_id: str, *, full: bool, manifest: Path | None, json: bool) -> None
             output.document(stories.as_json(told))
         else:
             stories.print_story(told, full=full)
-
-    context.run(work())
-
-
-def stop(run_id: str, *, reason: str, manifest: Path | None) -> None:
-    """Ask one run to finish."""
-
-    async def work() -> None:
-        await (await _client(manifest)).stop(run_id, reason)
-        typer.echo(f"{run_id}: asked to stop")
 
     context.run(work())

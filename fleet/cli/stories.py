@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import typer
+from temporalio.service import RPCError
 
-from fleet.cli.output import seconds, shorten
+from fleet.cli.output import seconds, shorten, visible
 from fleet.client import FleetClient, RunInfo
 from fleet.contracts.effects import EffectRequest, EffectResult
 from fleet.contracts.llm import ChatRequest, ChatResult, Message
@@ -20,15 +22,26 @@ _SHORT = 160
 
 async def pending(client: FleetClient, run_id: str) -> list[dict[str, Any]]:
     """Calls of a run that have not ended: which, on what attempt, and what they wait for."""
-    described = await client.handle(run_id).describe()
     return [
         {
             "activity": p.activity_type.name,
             "attempt": p.attempt,
             "why": p.last_failure.message or ("under way" if p.HasField("last_started_time") else "waits for a worker"),
         }
-        for p in described.raw_description.pending_activities
+        for _, p in await pending_calls(client, run_id)
     ]
+
+
+async def pending_calls(client: FleetClient, run_id: str) -> list[tuple[str, Any]]:
+    """Activities that have not ended, of the run and of its effects, each with the workflow that it is of."""
+    described = (await client.handle(run_id).describe()).raw_description
+    found = [(run_id, one) for one in described.pending_activities]
+    for child in described.pending_children:
+        # one that ended meanwhile has none
+        with suppress(RPCError):
+            effect = (await client.handle(child.workflow_id).describe()).raw_description
+            found += [(child.workflow_id, one) for one in effect.pending_activities]
+    return found
 
 
 def print_run(info: RunInfo, status: RunStatus | None, waits: list[dict[str, Any]], result: RunResult | None) -> None:
@@ -39,19 +52,37 @@ def print_run(info: RunInfo, status: RunStatus | None, waits: list[dict[str, Any
     typer.echo(f"state    {info.state}, for {seconds(info.duration_s)}")
     if status:
         typer.echo(f"phase    {status.phase.value} {status.doing}".rstrip())
+        if status.paused is not None:
+            typer.echo(f"paused   {shorten(status.paused, 200)}; fleet resume {info.id}")
+        waited = seconds(status.quota_wait_s)
         typer.echo(
-            f"spent    {status.steps} steps, {status.tokens} tokens, {seconds(status.quota_wait_s)} in line for quota"
+            f"spent    {status.steps} steps, {status.tokens} tokens, cost {status.cost}, {waited} in line for quota"
         )
+        for approval in status.approvals:
+            typer.echo(f"asks     fleet approvals show {approval}")
     elif info.closed_at is None:
         typer.echo("phase    unknown: no worker of the agents' pool answers; start one with `fleet worker agents`")
     for wait in waits:
         typer.echo(f"waits    {wait['activity']} (attempt {wait['attempt']}): {wait['why']}")
     if result:
         typer.echo(f"outcome  {result.outcome.value}{f': {result.reason}' if result.reason else ''}")
+        waited = seconds(sum(result.quota_waits_s))
+        cost = f"cost {result.cost} {result.currency}".rstrip()
+        typer.echo(f"spent    {result.steps} steps, {result.tokens} tokens, {cost}, {waited} in line for quota")
+        if result.recalled:
+            typer.echo(f"recalled {result.recalled} memories")
         for effect in result.effects:
-            typer.echo(f"effect   {', '.join(f'{k} {v}' for k, v in effect.items())}")
+            typer.echo(f"effect   {_told(effect)}")
+        for asked in result.approvals:
+            typer.echo(f"approval {_told(asked)}")
         if result.answer:
             typer.echo(f"\n{result.answer}")
+
+
+def _told(what: dict[str, str]) -> str:
+    """An effect or an approval of the result: the tool, where it stands, and all else that is known."""
+    aside = ", ".join(f"{k} {visible(v)}" for k, v in what.items() if v and k not in ("tool", "state"))
+    return f"{what.get('tool', '')} {what.get('state', '')}{f': {aside}' if aside else ''}"
 
 
 def as_json(told: Story) -> dict[str, Any]:

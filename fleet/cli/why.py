@@ -14,9 +14,11 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 
 from fleet.cli import context, output
+from fleet.cli.stories import pending_calls
 from fleet.client import FleetClient, RunInfo, connect
+from fleet.contracts.approvals import Approval, ApprovalState
 from fleet.contracts.names import FailureType, place_key
-from fleet.contracts.tools import DOOR_ENTER, LLM_CHAT
+from fleet.contracts.tools import APPROVAL_NOTIFY, DOOR_ENTER, LLM_CHAT
 from fleet.errors import FleetError
 from fleet.manifest import Manifest
 
@@ -39,7 +41,7 @@ class Why:
     """Empty: the workflow itself."""
     attempt: int
     kind: str
-    """`quota`, `closed`, `provider`, `door`, `store`, `worker`, `queue`, `working`, `retry`."""
+    """`human`, `paused`, `quota`, `closed`, `provider`, `door`, `store`, `worker`, `queue`, `working`, `retry`."""
     text: str
     scope: str | None = None
     limit: str | None = None
@@ -60,7 +62,9 @@ def why(run_id: str, *, manifest: Path | None, json: bool) -> None:
             found: list[Why] = []
             line = f"{run_id} waits for nothing: it is {info.state}"
         else:
-            found = await _calls(client, info, manifest) or [await _of_workflow(client, run_id)]
+            found = await _people(client, run_id)
+            found += await _calls(client, info, manifest)
+            found = found or [await _of_workflow(client, run_id)]
             line = "\n".join(f"{run_id} {one.text}{_by(one)}" for one in found)
         if json:
             output.document({"run": run_id, "state": info.state, "waits_for": found})
@@ -77,13 +81,41 @@ def _by(one: Why) -> str:
 async def _calls(client: FleetClient, info: RunInfo, manifest: Path | None) -> list[Why]:
     from fleet.cli.quota import shared_limiter
 
-    described = await client.handle(info.id).describe()
-    pending = list(described.raw_description.pending_activities)
+    pending = [
+        (of, call)
+        for of, call in await pending_calls(client, info.id)
+        # nobody waits for a notice
+        if call.activity_type.name != APPROVAL_NOTIFY.name
+    ]
     try:
         async with shared_limiter(manifest) as (shared, loaded):
-            return [await _call(client, info.id, one, shared, _scope_of(loaded, info.agent, one)) for one in pending]
+            return [await _call(client, of, one, shared, _scope_of(loaded, info.agent, one)) for of, one in pending]
     except FleetError:
-        return [await _call(client, info.id, one, None, None) for one in pending]
+        return [await _call(client, of, one, None, None) for of, one in pending]
+
+
+async def _people(client: FleetClient, run_id: str) -> list[Why]:
+    """What the run waits for that people must do."""
+    try:
+        status = await asyncio.wait_for(client.status(run_id), 5)
+        asked = await client.approvals(run_id) if status.approvals else []
+    except (FleetError, TimeoutError):
+        return []
+    found = [_asked(approval) for approval in asked if approval.state is ApprovalState.OPEN]
+    if status.paused is not None:
+        text = f"is paused ({status.paused}): fleet resume {run_id}"
+        found.append(Why(activity="", attempt=0, kind="paused", text=output.visible(text)))
+    return found
+
+
+def _asked(approval: Approval) -> Why:
+    who = ", ".join(approval.approvers) or "anybody"
+    missing = approval.needed - len(approval.votes)
+    text = (
+        f"waits for {missing} of {who} to decide on {approval.tool} ({approval.why}) until"
+        f" {approval.expires_at:%Y-%m-%d %H:%M} UTC: fleet approvals show {approval.id}"
+    )
+    return Why(activity="", attempt=0, kind="human", text=output.visible(text))
 
 
 def _scope_of(manifest: Manifest, agent: str, pending: Any) -> str | None:
@@ -124,7 +156,7 @@ async def _call(client: FleetClient, run_id: str, pending: Any, shared: "Limiter
     match kind:
         case FailureType.RATE_LIMITED | FailureType.OVERLOADED | FailureType.QUOTA_EXHAUSTED:
             return told("provider", f"waits for the provider: {failure.message}")
-        case FailureType.STORE_LOST:
+        case FailureType.STORE_LOST | FailureType.DATABASE_LOST:
             return told("store", failure.message)
     if pending.HasField("last_started_time") and not pending.HasField("next_attempt_schedule_time"):
         return told("working", f"waits for nothing of ours: the call is under way on {pending.last_worker_identity}")

@@ -14,7 +14,7 @@ from prometheus_client import Metric
 from fleet.contracts import tools
 from fleet.settings import Settings
 from workers.telemetry import METRICS
-from workers.tools import llm, mail, search
+from workers.tools import llm, mail, memory, notify, payments, search, webhook
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("fleet", "ratelimit", "workers", "load")
@@ -74,7 +74,15 @@ def test_nobody_else_owns_our_import_names():
 def test_every_stub_is_served_by_exactly_one_activity():
     served = [
         member.__temporal_activity_definition.name
-        for tool in (llm.LlmTools, search.SearchTools, mail.MailTools)
+        for tool in (
+            llm.LlmTools,
+            search.SearchTools,
+            mail.MailTools,
+            payments.PaymentTools,
+            webhook.WebhookTools,
+            memory.MemoryTools,
+            notify.NotifyTools,
+        )
         for _, member in inspect.getmembers(tool)
         if hasattr(member, "__temporal_activity_definition")
     ]

@@ -1,35 +1,19 @@
 """The command line as a user meets it: a process, its output, its exit code."""
 
 import json
-import os
 import socket
 import subprocess
-import sys
-from pathlib import Path
+import time
+from datetime import timedelta
+from uuid import uuid4
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def fleet(tmp_path):
-    """Run `fleet …` in an empty folder with the shipped manifest."""
-
-    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("FLEET_", "TEMPORAL_"))}
-        settings = {"FLEET_MANIFEST": str(ROOT / "deploy" / "fleet.toml"), **environment}
-        return subprocess.run(
-            [str(Path(sys.executable).parent / "fleet"), *arguments],
-            cwd=tmp_path,
-            env=clean | settings,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return call
+from fleet.contracts.names import SEARCH_ATTRIBUTES
+from tests.fleet.cli.conftest import ROOT
+from tests.fleet.fakes import Fakes, says, serving, start
 
 
 def _closed_port() -> int:
@@ -52,7 +36,12 @@ def refused(found: subprocess.CompletedProcess[str], *words: str) -> None:
 def test_help_lists_the_commands(fleet):
     found = fleet("--help")
     assert found.returncode == 0
-    for command in ("demo", "dev", "worker", "run", "ps", "show", "trace", "why", "stop", "check", "doctor", "corpus"):
+    commands = (
+        "demo", "dev", "worker", "console", "init", "check", "doctor", "run", "ps", "show", "trace", "why", "stop",
+        "cancel", "terminate", "tell", "pause", "resume", "approvals", "effects", "memory", "audit", "db", "quota",
+        "corpus",
+    )  # fmt: skip
+    for command in commands:
         assert f"  {command} " in found.stdout
 
 
@@ -75,7 +64,7 @@ def test_check_tells_quotas_that_contradict_each_other(fleet, tmp_path):
 
 def test_check_tells_every_problem_at_once(fleet, tmp_path):
     broken = (
-        (ROOT / "deploy" / "fleet.toml").read_text().replace('"600/m"', '"lots"').replace('"search", ', '"serch", ')
+        (ROOT / "deploy" / "fleet.toml").read_text().replace('"600/m"', '"lots"').replace('"search", ', '"serch", ', 1)
     )
     (tmp_path / "broken.toml").write_text(broken)
     found = fleet("check", "--manifest", "broken.toml")
@@ -118,7 +107,11 @@ def test_a_live_demo_without_a_key_is_refused(fleet):
 
 
 def test_a_run_of_an_unknown_agent_names_those_there_are(fleet, temporal_address):
-    refused(fleet("run", "researchr", "x", TEMPORAL_ADDRESS=temporal_address), "researchr", "mailer, researcher")
+    refused(
+        fleet("run", "researchr", "x", TEMPORAL_ADDRESS=temporal_address),
+        "researchr",
+        "analyst, mailer, payer, researcher",
+    )
 
 
 def test_an_empty_goal_is_refused(fleet, temporal_address):
@@ -141,6 +134,58 @@ def test_a_run_is_started_listed_shown_and_stopped_without_a_worker(fleet, tempo
     told = json.loads(fleet("trace", "cli-1", "--json", TEMPORAL_ADDRESS=temporal_address).stdout)
     assert (told["state"], told["input"]["goal"], told["steps"]) == ("running", "find out", [])
     assert fleet("stop", "cli-1", TEMPORAL_ADDRESS=temporal_address).returncode == 0
+
+
+def test_who_is_told_the_end_is_part_of_the_run(operator):
+    run = operator.said("run", "mailer", "send it", "--tell", "hook", "--tell", "hook").strip()
+    told = operator.document("trace", run)["input"]["tell"]
+    assert told == [{"endpoint": "hook", "task_queue": "webhook"}]
+    assert "'approvers' is no webhook endpoint; there are: hook" in operator.refused(
+        "run", "mailer", "x", "--tell", "approvers"
+    )
+
+
+async def test_a_paused_run_says_so(operator, temporal):
+    queue = f"q-{uuid4().hex}"
+    run = await start(temporal, queue)
+    assert (await operator.aside("pause", run.id, "--reason", "the bank is closed")).returncode == 0
+    async with serving(temporal, Fakes(script=[says("done")]), queue):
+        deadline = time.monotonic() + 20
+        while "paused   the bank is closed; fleet resume" not in (
+            shown := (await operator.aside("show", run.id)).stdout
+        ):
+            assert time.monotonic() < deadline, shown
+        assert "tokens, cost 0" in shown
+        assert (await operator.aside("resume", run.id)).returncode == 0
+        await run.result()
+        ended = (await operator.aside("show", run.id)).stdout
+        assert "outcome  completed" in ended
+        assert "spent    1 steps, 15 tokens, cost 0" in ended
+        assert json.loads((await operator.aside("show", run.id, "--json")).stdout)["result"]["recalled"] == 0
+
+
+async def test_a_namespace_is_prepared_once(operator, temporal):
+    namespace = f"n-{uuid4().hex}"
+    kept = Duration(seconds=int(timedelta(days=1).total_seconds()))
+    await temporal.workflow_service.register_namespace(
+        RegisterNamespaceRequest(namespace=namespace, workflow_execution_retention_period=kept)
+    )
+    operator.settings["TEMPORAL_NAMESPACE"] = namespace
+    names = ", ".join(SEARCH_ATTRIBUTES)
+    deadline = time.monotonic() + 30
+    while (found := await operator.aside("init")).returncode:
+        assert "Namespace" in found.stderr, found
+        assert time.monotonic() < deadline, found
+    assert found.stdout == f"namespace {namespace!r}: registered the search attributes {names}\n"
+    deadline = time.monotonic() + 30
+    while (
+        again := await operator.aside("init")
+    ).stdout != f"namespace {namespace!r}: knows the search attributes {names} already\n":
+        assert time.monotonic() < deadline, again
+
+
+def test_a_namespace_that_there_is_not_cannot_be_prepared(operator):
+    assert "Temporal: " in operator.refused("init", TEMPORAL_NAMESPACE="none")
 
 
 @pytest.mark.trial
