@@ -1,18 +1,16 @@
 """`/live`, `/ready` and `/metrics` of a process."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from fleet.errors import BadInput
+from workers.web import served
 
 Check = Callable[[], Awaitable[str | None]]
 """Answers None while all is well, else what is not."""
@@ -40,21 +38,5 @@ async def serve(host: str, port: int, checks: dict[str, Check], registry: Collec
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     app = Starlette(routes=[Route("/live", live), Route("/ready", ready), Route("/metrics", metrics)])
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise BadInput(
-            f"health port {host}:{port} cannot be opened ({error.strerror}): choose another with FLEET_HEALTH_PORT"
-        ) from None
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
-    serving = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 - serve() takes the signals over
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(serving, 3)
-        listener.close()
+    async with served(app, host, port, what="health port", remedy="FLEET_HEALTH_PORT") as listening:
+        yield listening.port

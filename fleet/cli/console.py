@@ -2,14 +2,10 @@
 
 import asyncio
 import signal
-import socket
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 import typer
-import uvicorn
-from starlette.types import ASGIApp
 
 from fleet.cli import context, database
 from fleet.client import FleetClient, connect
@@ -24,6 +20,7 @@ from workers.effects.book import Book
 from workers.redaction import REDACTOR
 from workers.serving import links
 from workers.telemetry import configure_logging
+from workers.web import Listening, served
 
 GRACE_S = 5
 """How long answers under way may take once the console is to end."""
@@ -54,56 +51,28 @@ async def _serve(settings: Settings, manifest: Manifest, host: str, port: int) -
             'the manifest has no links to approvals: add [approvals] with url = "https://…", where approvers reach this'
             ' console, and link_key = "env:FLEET_LINK_KEY"'
         )
-    listener = _listener(host, port)
-    with listener:
-        client = FleetClient(await connect(settings), manifest)
-        async with database.opened(settings) as found:
-            book = Book(found)
+    client = FleetClient(await connect(settings), manifest)
+    async with database.opened(settings) as found:
+        book = Book(found)
 
-            async def look(approval_id: str) -> Approval | None:
-                try:
-                    return await book.get(approval_id)
-                except DatabaseLost as lost:
-                    raise Unreachable(str(lost)) from None
+        async def look(approval_id: str) -> Approval | None:
+            try:
+                return await book.get(approval_id)
+            except DatabaseLost as lost:
+                raise Unreachable(str(lost)) from None
 
-            await _until(stopping, app(client, made, look), listener)
+        pages = app(client, made, look)
+        async with served(pages, host, port, what="console", remedy="--host and --port", grace_s=GRACE_S) as listening:
+            await _until(stopping, listening)
     log.info("stopped")
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise BadInput(
-            f"{host}:{port} cannot be opened ({error.strerror or error}): choose another with --host and --port"
-        ) from None
-    return listener
-
-
-async def _until(stopping: asyncio.Event, pages: ASGIApp, listener: socket.socket) -> None:
-    config = uvicorn.Config(pages, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_S)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve(sockets=[listener]))  # noqa: SLF001 - serve() takes the signals over
+async def _until(stopping: asyncio.Event, listening: Listening) -> None:
+    typer.echo(f"console at {listening.url}")
+    log.info("ready", console=listening.url)
     waiting = asyncio.create_task(stopping.wait())
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    if server.started:
-        _say(listener)
-    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
+    await asyncio.wait({listening.ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if listening.ended.done():
         waiting.cancel()
-        raise FleetError(f"the console has ended by itself: {serving.exception() or 'nobody has asked it to'}")
+        raise FleetError(f"the console has ended by itself: {listening.ended.exception() or 'nobody has asked it to'}")
     log.info("draining")
-    server.should_exit = True
-    with suppress(TimeoutError):
-        await asyncio.wait_for(serving, GRACE_S + 1)
-
-
-def _say(listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    typer.echo(f"console at {url}")
-    log.info("ready", console=url)
