@@ -10,6 +10,8 @@ from fleet.contracts.approvals import Approval
 from fleet.errors import BadInput
 
 SHORTEST_KEY: Final = 32
+NOBODY: Final = ""
+"""The approver of a link that shows the question and decides nothing."""
 _SALT: Final = "fleet.approval"
 
 

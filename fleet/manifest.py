@@ -100,7 +100,9 @@ def _path(loc: tuple[int | str, ...]) -> str:
     # pydantic names the chosen member of a union as a step of the path; the file has no such step
     # nor one for the limits of a quota
     steps = [
-        s for i, s in enumerate(loc) if not (i == 2 and (loc[0] == "providers" or (loc[0], s) == ("quotas", "rates")))
+        s
+        for i, s in enumerate(loc)
+        if not (i == 2 and (loc[0] in ("providers", "endpoints") or (loc[0], s) == ("quotas", "rates")))
     ]
     return ".".join(f'"{s}"' if isinstance(s, str) and not re.fullmatch(r"[\w-]+", s) else str(s) for s in steps)
 

@@ -30,8 +30,8 @@ def timeouts(policy: CallPolicy, remaining_s: float) -> Timeouts:
     )
 
 
-TELL_WITHIN = timedelta(days=1)
-"""How long it is tried to tell somebody that a run has ended."""
+TELL_WITHIN = timedelta(days=30)
+"""How long it is tried at most to tell somebody that a run has ended; the endpoint's own deadline is shorter."""
 
 
 def ending(run: RunInput, result: RunResult) -> dict[str, Any]:

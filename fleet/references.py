@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fleet.conditions import BadCondition, check
-from fleet.contracts.tools import TOOLS
+from fleet.contracts.tools import TOOLS, WEBHOOK_SEND
 from fleet.rates import SCOPE, UNITS, unit_of
 from fleet.tables import AGENTS_POOL, APPROVALS_POOL, LLM_POOL, MEMORY_POOL, POOLS, REFERENCE, WEBHOOK_POOL
 
@@ -21,6 +21,7 @@ def references(raw: dict[str, Any]) -> Iterator[str]:
             yield from _agent_references(name, agent, providers, pools)
             yield from _asking_references(name, agent, raw)
     yield from _endpoint_references(_table(raw, "endpoints"), providers, raw)
+    yield from _addresses(providers, _table(raw, "approvals"))
     for model in _table(raw, "prices"):
         kind = _table(providers, model.partition("/")[0]).get("kind")
         if kind not in ("openai", "anthropic"):
@@ -57,7 +58,7 @@ def _is_outer(scope: str, quotas: dict[str, Any]) -> bool:
 
 def _nesting(scope: str, quotas: dict[str, Any]) -> Iterator[str]:
     outer = _table(quotas, scope).get("within", scope[:-2] if scope.endswith("/*") else None)
-    if outer is not None and outer not in quotas:
+    if isinstance(outer, str) and outer not in quotas:
         yield f'quotas."{scope}": lies within {outer!r}, which has no quota'
 
 
@@ -132,8 +133,12 @@ def _asking_references(name: str, agent: dict[str, Any], raw: dict[str, Any]) ->
     if "memory" in agent and MEMORY_POOL not in pools:
         yield f"agents.{name}.memory: needs [pools.{MEMORY_POOL}]"
     budget = _table(agent, "budget")
-    if "money" in budget and agent.get("model") not in _table(raw, "prices"):
-        yield f'agents.{name}.budget.money: needs [prices."{agent.get("model")}"]'
+    model = str(agent.get("model"))
+    if "money" in budget and model not in _table(raw, "prices"):
+        yield f'agents.{name}.budget.money: needs [prices."{model}"]'
+    told = [_table(endpoints, endpoint).get("kind") for endpoint in endpoints]
+    if WEBHOOK_SEND in [TOOLS[tool].stub for tool in tools] and "webhook" not in told:
+        yield f"agents.{name}.tools: send_webhook needs an endpoint of kind 'webhook'"
     for number, rule in enumerate(_list(agent, "approvals")):
         if isinstance(rule, dict):
             yield from _rule_references(f"agents.{name}.approvals.{number}", rule, tools, endpoints)
@@ -155,9 +160,15 @@ def _rule_references(where: str, rule: dict[str, Any], tools: list[str], endpoin
     for key, argument in (("over", "amount"), ("outside", "to")):
         if rule.get(key) and argument not in arguments:
             yield f"{where}.{key}: {tool} has no argument {argument!r}"
+    people = [*_list(rule, "approvers"), *_list(_table(rule, "escalate"), "to")]
+    addresses = [who for who in people if isinstance(who, str) and "@" in who and "*" not in who]
     for endpoint in _list(rule, "notify"):
+        if not isinstance(endpoint, str):
+            continue
         if endpoint not in endpoints:
             yield f"{where}.notify: there is no [endpoints.{endpoint}]"
+        elif _table(endpoints, endpoint).get("kind") == "email" and not addresses:
+            yield f"{where}.notify: {endpoint} writes to each approver, and the rule names none by address"
 
 
 def _endpoint_references(endpoints: dict[str, Any], providers: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
@@ -177,6 +188,13 @@ def _endpoint_references(endpoints: dict[str, Any], providers: dict[str, Any], r
             yield f"endpoints.{name}.url: must say where the address is: 'env:NAME' or 'file:/path'"
     if endpoints and APPROVALS_POOL not in _table(raw, "pools") and WEBHOOK_POOL not in _table(raw, "pools"):
         yield f"endpoints: need [pools.{APPROVALS_POOL}] or [pools.{WEBHOOK_POOL}], which serve them"
+
+
+def _addresses(providers: dict[str, Any], approvals: dict[str, Any]) -> Iterator[str]:
+    found = {f"providers.{name}.base_url": _table(providers, name).get("base_url") for name in providers}
+    for where, url in (found | {"approvals.url": approvals.get("url")}).items():
+        if isinstance(url, str) and not re.match(r"https?://.", url):
+            yield f"{where}: must begin with https:// or http://"
 
 
 def _list(raw: dict[str, Any], key: str) -> list[Any]:

@@ -1,11 +1,12 @@
 """The tables of the manifest: providers, pools, agents and whom they ask."""
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fleet.rates import Duration, Table, Wait
 
@@ -29,6 +30,15 @@ def _decimal(value: Any) -> Any:
 
 Money = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False, max_digits=24)]
 """An exact amount: text or a whole number."""
+
+
+def _currency(text: str) -> str:
+    if not re.fullmatch("[A-Z]{3}", text):
+        raise ValueError(f"{text[:40]!r} is not a currency: three capital letters (ISO 4217), as USD")
+    return text
+
+
+Currency = Annotated[str, AfterValidator(_currency)]
 
 
 class ModelProvider(Table):
@@ -264,7 +274,7 @@ class PriceSpec(Table):
     output: Money
     cached: Money | None = None
     """Input tokens that the provider had in its cache. Default: as `input`."""
-    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    currency: Currency = "USD"
 
 
 class AgentSpec(Table):

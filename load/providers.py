@@ -38,6 +38,9 @@ def options(manifest: Manifest) -> dict[str, Any]:
         }
         if kind in ("openai", "anthropic"):
             found.setdefault(kind, {"models": {}, "keys": [SIM_KEY]})["models"][model] = limits
+        elif kind == "resend":
+            # it counts what comes in
+            found["mail_api"] = {"requests": limits["messages"]} if "messages" in limits else {}
         elif kind in _NAMES:
             found[_NAMES[kind]] = limits
     for spec in manifest.providers.values():

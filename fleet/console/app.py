@@ -24,8 +24,8 @@ from fleet.client import FleetClient
 from fleet.consent import ended
 from fleet.contracts.approvals import Approval, ApprovalState, Ask, Decision, Verdict, run_of
 from fleet.documents import plain
-from fleet.errors import BadInput, FleetError
-from fleet.links import Grant, Links
+from fleet.errors import BadInput, FleetError, Unreachable
+from fleet.links import NOBODY, Grant, Links
 
 MOST_BYTES: Final = 256 * 1024
 """Of a verdict with amended arguments."""
@@ -44,6 +44,10 @@ _HEADERS: Final = {
 Look = Callable[[str], Awaitable[Approval | None]]
 """Finds an approval in the audit, where the run itself does not answer."""
 log = structlog.get_logger("fleet.console")
+
+
+class TooLarge(BadInput):
+    """Nobody says so much."""
 
 
 def app(client: FleetClient, links: Links, look: Look) -> Starlette:
@@ -82,7 +86,7 @@ class _Approvals:
             grant = self._grant(request)
             approval = await self._approval(grant)
         except FleetError as error:
-            return _problem(str(error), 404, as_json=as_json)
+            return _problem("Not found", error, 404, as_json=as_json)
         if as_json:
             return JSONResponse({"approval": plain(approval), "you": grant.approver})
         return _page(approval, grant, said="")
@@ -93,9 +97,15 @@ class _Approvals:
             grant = self._grant(request)
             verdict = await self._verdict(request, grant, as_json=as_json)
             approval = await self._client.decide(verdict)
+        except TooLarge as error:
+            return _problem("Not taken", error, 413, as_json=as_json)
+        except Unreachable as error:
+            # it may have been taken
+            log.warning("verdict not answered", why=str(error))
+            return _problem("No answer", error, 503, as_json=as_json)
         except FleetError as error:
             log.info("verdict refused", why=str(error))
-            return _problem(str(error), 409, as_json=as_json)
+            return _problem("Not taken", error, 409, as_json=as_json)
         log.info("verdict taken", approval=approval.id, state=approval.state.value, by=grant.approver)
         if as_json:
             return JSONResponse({"approval": plain(approval), "you": grant.approver})
@@ -143,14 +153,14 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MOST_BYTES:
-            raise BadInput(f"the verdict has more than {MOST_BYTES} bytes")
+            raise TooLarge(f"the verdict has more than {MOST_BYTES} bytes")
     return body
 
 
 def _from_json(body: bytes) -> dict[str, Any]:
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadInput("the body is not JSON") from None
     if not isinstance(said, dict):
         raise BadInput('the body must be an object such as {"decision": "approve"}')
@@ -165,7 +175,7 @@ def _from_form(body: bytes) -> dict[str, Any]:
     if said.get("decision") == Decision.AMEND:
         try:
             said["arguments"] = json.loads(said.get("arguments", ""))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadInput("the amended arguments are not JSON") from None
     return said
 
@@ -180,7 +190,8 @@ def _page(approval: Approval, grant: Grant, *, said: str) -> Response:
         arguments=[(name, _shown(value)) for name, value in approval.arguments.items()],
         as_json=json.dumps(approval.arguments, indent=2, ensure_ascii=False),
         you=grant.approver,
-        may_decide=is_open and not voted and not changed,
+        may_decide=is_open and not voted and not changed and grant.approver != NOBODY,
+        looks=grant.approver == NOBODY,
         voted=voted,
         changed=changed,
         is_open=is_open,
@@ -194,10 +205,13 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _problem(text: str, status: int, *, as_json: bool) -> Response:
+def _problem(title: str, error: FleetError, status: int, *, as_json: bool) -> Response:
+    if isinstance(error, Unreachable):
+        status = 503
     if as_json:
-        return JSONResponse({"error": text}, status_code=status)
-    return HTMLResponse(_PAGES.get_template("problem.html").render(text=text), status_code=status)
+        return JSONResponse({"error": str(error)}, status_code=status)
+    page = _PAGES.get_template("problem.html").render(title=title, text=str(error))
+    return HTMLResponse(page, status_code=status)
 
 
 class _Headers:

@@ -1,6 +1,7 @@
 """The manifest: what it accepts, and how it refuses."""
 
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,84 @@ tokens = { rate = "90k/m", burst = "15k" }
 [pools.llm]
 [pools.search]
 [pools.email]
+[pools.approvals]
 [agents.one]
 model = "openai/m"
 instructions = "work"
 tools = ["search", "send_email"]
 budget = { deadline = "90s" }
+"""
+
+
+WHOLE = """
+[providers.openai]
+kind = "openai"
+api_key = "env:OPENAI_API_KEY"
+[providers.email]
+kind = "resend"
+api_key = "env:RESEND_API_KEY"
+sender = "a@b.c"
+recipients = ["*@b.c"]
+[providers.bank]
+kind = "bank"
+base_url = "https://bank.example.com/v1"
+api_key = "env:BANK_API_KEY"
+payees = ["DE*"]
+[endpoints.people]
+kind = "email"
+provider = "email"
+[endpoints.hook]
+kind = "webhook"
+url = "https://hooks.example.com"
+secret = "env:HOOK_SECRET"
+deadline = "2d"
+[endpoints.ops]
+kind = "slack"
+url = "env:SLACK_URL"
+[approvals]
+url = "https://fleet.example.com"
+link_key = "env:LINK_KEY"
+[prices."openai/m"]
+input = "1.25"
+output = "10"
+currency = "EUR"
+[tenants.acme]
+daily = { steps = 9, tokens = 99, money = "12.50", time = "2h" }
+[tenants."*"]
+daily = { steps = 5 }
+[tenants.free]
+weight = 2
+[pools.agents]
+[pools.llm]
+[pools.email]
+[pools.payments]
+provider = "bank"
+[pools.approvals]
+task_queue = "people"
+[pools.memory]
+[pools.webhook]
+[agents.one]
+model = "openai/m"
+instructions = "work"
+tools = ["send_email", "transfer", "send_webhook", "recall", "remember", "forget"]
+budget = { money = "0.50" }
+allow = { recipients = ["*@b.c"], payees = ["DE01"] }
+memory = { recall = 3, expires = "10d", max_bytes = 5000, findings = false }
+on_unknown = "skip"
+[[agents.one.approvals]]
+tool = "transfer"
+over = { EUR = "500" }
+approvers = ["ana@b.c", "bo@b.c"]
+needed = 2
+expires = "7d"
+remind = ["1d", "3d"]
+escalate = { after = "2d", to = ["cfo@b.c"] }
+amend = "amount <= 5000"
+notify = ["people", "hook", "ops"]
+[[agents.one.approvals]]
+tool = "send_email"
+outside = ["b.c"]
+when = "len(body) > 10"
 """
 
 
@@ -128,10 +202,198 @@ def test_every_mistake_is_refused_with_its_path(tmp_path, old, new, problem):
     )
 
 
+def test_whom_an_agent_asks_and_what_it_remembers_is_in_its_definition(tmp_path):
+    found = manifest.load(_write(tmp_path, WHOLE))
+    one = agents.definition(found, "one")
+    rule, other = one.approvals
+    assert (rule.over, rule.approvers, rule.needed, rule.amend) == (
+        {"EUR": "500"}, ["ana@b.c", "bo@b.c"], 2, "amount <= 5000",
+    )  # fmt: skip
+    assert (rule.expires_s, rule.remind_s, rule.escalate_s, rule.escalate_to) == (
+        604_800, [86_400, 259_200], 172_800, ["cfo@b.c"],
+    )  # fmt: skip
+    assert rule.notify == ["people", "hook", "ops"]
+    assert (other.outside, other.when, other.needed) == (["b.c"], "len(body) > 10", 1)
+    assert (one.allow.recipients, one.allow.payees, one.on_unknown) == (["*@b.c"], ["DE01"], "skip")
+    assert one.approvals_task_queue == "people"
+    memory = one.memory
+    assert (memory.task_queue, memory.recall, memory.findings, memory.outcome) == ("memory", 3, False, True)
+    assert (memory.expires_s, memory.max_bytes) == (864_000, 5000)
+    assert (one.budget.money, one.price.input, one.price.cached, one.price.currency) == ("0.50", "1.25", "1.25", "EUR")
+    lists = {tool.spec.name: tool.lists for tool in one.tools if tool.lists}
+    assert lists == {"send_email": {"to": "recipients"}, "transfer": {"payee": "payees"}}
+    assert {tool.spec.name for tool in one.tools if tool.effect} == {"send_email", "transfer", "send_webhook"}
+
+
+def test_a_tenant_without_a_daily_budget_of_its_own_has_that_of_all_others(tmp_path):
+    found = manifest.load(_write(tmp_path, WHOLE))
+    acme = found.daily("acme")
+    assert (acme.steps, acme.tokens, acme.money, acme.time) == (9, 99, Decimal("12.50"), timedelta(hours=2))
+    assert found.daily("somebody").steps == 5
+    assert found.daily("free") is None
+    assert (found.weight("free"), found.weight("somebody")) == (2, 1)
+    assert manifest.load(_write(tmp_path, GOOD)).daily("acme") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        # providers, endpoints, links
+        ("https://bank.", "bank.", "providers.bank.base_url: must begin with https:// or http://"),
+        ('url = "https://fleet', 'url = "fleet', "approvals.url: must begin with https:// or http://"),
+        ('link_key = "env:LINK_KEY"', "", "approvals: url and link_key are needed together"),
+        ('"env:LINK_KEY"', '"the key itself"', "approvals.link_key: must say where the secret is"),
+        ('"env:HOOK_SECRET"', '"whsec_itself"', "secret: must say where the secret is"),
+        ('kind = "email"', 'kind = "mail"', "endpoints.people: 'mail' is not one of 'webhook', 'slack', 'email'"),
+        (
+            'provider = "email"',
+            'provider = "bank"',
+            "endpoints.people.provider: there is no [providers.bank] of kind smtp or resend",
+        ),
+        (
+            '"https://hooks.example.com"',
+            '"hooks.example.com"',
+            "endpoints.hook.url: must begin with https:// or http://, or be 'env:NAME'",
+        ),
+        (
+            '"env:SLACK_URL"',
+            '"https://hooks.slack.example/secret"',
+            "endpoints.ops.url: must say where the address is: 'env:NAME' or 'file:/path'",
+        ),
+        ('deadline = "2d"', 'deadline = "0s"', "deadline: "),
+        # pools
+        ("[pools.approvals]", "[pools.approval]", "pools.approval: no such pool; there are: agents, llm"),
+        ("[pools.approvals]", "[pools.nothing]", "agents.one: needs [pools.approvals], through which humans are asked"),
+        ("[pools.memory]", "", "agents.one.memory: needs [pools.memory]"),
+        ("[pools.webhook]", "", "agents.one.tools: send_webhook needs [pools.webhook]"),
+        ('provider = "bank"', "", "pools.payments.provider: there is no [providers.payments]"),
+        (
+            'provider = "bank"',
+            'provider = "email"',
+            "pools.payments.provider: providers.email is of kind 'resend', not one of bank",
+        ),
+        ("[pools.memory]", '[pools.memory]\nprovider = "bank"', "pools.memory.provider: has no effect"),
+        ("[pools.webhook]", '[pools.webhook]\nprovider = "bank"', "pools.webhook.provider: has no effect"),
+        (
+            'task_queue = "people"',
+            'provider = "email"',
+            "pools.approvals.provider: has no effect",
+        ),
+        ("[pools.llm]", "[pools.llm]\nmax_active = 3", "pools.llm.max_active: has no effect: set it on pools.agents"),
+        # money
+        ('[prices."openai/m"]', '[prices."openai/other"]', 'agents.one.budget.money: needs [prices."openai/m"]'),
+        (
+            '[prices."openai/m"]',
+            '[prices."bank/m"]\ninput = 1\noutput = 1\n[prices."openai/m"]',
+            'prices."bank/m": there is no [providers.bank] of kind openai or anthropic',
+        ),
+        ('input = "1.25"', "input = 1.25", 'prices."openai/m".input: 1.25 is a float, which is not exact: write it as'),
+        ('input = "1.25"', 'input = "-1"', 'prices."openai/m".input: '),
+        ('input = "1.25"', 'input = "inf"', 'prices."openai/m".input: '),
+        (
+            'currency = "EUR"',
+            'currency = "eur"',
+            """prices."openai/m".currency: 'eur' is not a currency: three capital""",
+        ),
+        ('budget = { money = "0.50" }', "budget = { money = 0.5 }", "agents.one.budget.money: 0.5 is a float"),
+        ('money = "12.50"', "money = 12.5", "tenants.acme.daily.money: 12.5 is a float"),
+        ("steps = 9", "steps = 0", "tenants.acme.daily.steps: "),
+        ("tokens = 99", "tokns = 99", "tenants.acme.daily.tokns: unknown key"),
+        ('time = "2h"', 'time = "long"', "tenants.acme.daily.time: 'long' is not a duration"),
+        # rules
+        ('tool = "transfer"', 'tool = "pay"', "agents.one.approvals.0.tool: the agent has no tool 'pay'; it has: send"),
+        ('"amount <= 5000"', '"amount <="', "agents.one.approvals.0.amend: 'amount <=' is not an expression"),
+        ('"amount <= 5000"', '"total <= 5000"', "agents.one.approvals.0.amend: "),
+        ('"len(body) > 10"', '"body.__class__"', "agents.one.approvals.1.when: "),
+        ('"len(body) > 10"', '"amount > 10"', "agents.one.approvals.1.when: "),
+        ('outside = ["b.c"]', "over = { EUR = 1 }", "agents.one.approvals.1.over: send_email has no argument 'amount'"),
+        (
+            'over = { EUR = "500" }',
+            'outside = ["b.c"]',
+            "agents.one.approvals.0.outside: transfer has no argument 'to'",
+        ),
+        ('over = { EUR = "500" }', "over = { EUR = 500.5 }", "agents.one.approvals.0.over.EUR: 500.5 is a float"),
+        ('"people", "hook"', '"peeple"', "agents.one.approvals.0.notify: there is no [endpoints.peeple]"),
+        ("needed = 2", "needed = 3", "agents.one.approvals.0: needed = 3, but only 2 approvers"),
+        ('"ana@b.c", "bo@b.c"', '"ana@b.c", "ana@b.c"', "agents.one.approvals.0: needed = 2, but only 1 approvers"),
+        ("needed = 2", "needed = 0", "agents.one.approvals.0.needed: "),
+        ('"cfo@b.c"', "", "agents.one.approvals.0.escalate.to: "),
+        ('remind = ["1d", "3d"]', 'remind = ["soon"]', "agents.one.approvals.0.remind.0: 'soon' is not a duration"),
+        ("amend =", "ammend =", "agents.one.approvals.0.ammend: unknown key"),
+        (
+            (
+                'approvers = ["ana@b.c", "bo@b.c"]\nneeded = 2\nexpires = "7d"\nremind = ["1d", "3d"]\n'
+                'escalate = { after = "2d", to = ["cfo@b.c"] }'
+            ),
+            'approvers = ["*@b.c"]',
+            "agents.one.approvals.0.notify: people writes to each approver, and the rule names none by address",
+        ),
+        # what an agent may, and remembers
+        ('payees = ["DE01"] }', "payee = [] }", "agents.one.allow.payee: unknown key"),
+        ("recall = 3", "recall = 51", "agents.one.memory.recall: "),
+        ("max_bytes = 5000", "max_bytes = 5", "agents.one.memory.max_bytes: "),
+        ('"skip"', '"guess"', "agents.one.on_unknown: 'guess' is not one of 'ask', 'resend' or 'skip'"),
+        # of a kind that nobody expects
+        ('notify = ["people", "hook", "ops"]', 'notify = [["people"]]', "agents.one.approvals.0.notify.0: "),
+        ('model = "openai/m"', 'model = ["openai/m"]', "agents.one.model: "),
+        ('tool = "transfer"', 'tool = ["transfer"]', "agents.one.approvals.0.tool: "),
+        ('"amount <= 5000"', "5", "agents.one.approvals.0.amend: "),
+    ],
+)
+def test_every_mistake_about_people_money_and_memory_is_refused_with_its_path(tmp_path, old, new, problem):
+    assert old in WHOLE
+    problems = _problems(tmp_path, WHOLE.replace(old, new, 1))
+    assert any(problem in p for p in problems), problems
+
+
+def test_quotas_of_those_who_pay_and_write_are_charged_in_their_own_units(tmp_path):
+    def told(scope, limit):
+        return _problems(tmp_path, f'[quotas."{scope}"]\n{limit} = "5/s"\n{WHOLE}')
+
+    assert told("bank/all", "requests") == told("email/all", "recipients") == []
+    (problem,) = told("bank/all", "messages")
+    assert problem == """quotas."bank/all".messages: is never charged by kind 'bank'; set one of requests"""
+    (problem,) = told("email/all", "tokens")
+    assert "is never charged by kind 'resend'; set one of messages, recipients" in problem
+    assert _problems(tmp_path, f'[quotas."bank/all"]\nwithin = ["x"]\nrequests = "5/s"\n{WHOLE}')
+    (problem,) = _problems(tmp_path, f'[quotas."bank/all"]\nheadroom = 0.5\n{WHOLE}')
+    assert problem == 'quotas."bank/all": has no limit; set one of requests'
+
+
+def test_an_endpoint_that_nobody_serves_is_a_problem(tmp_path):
+    text = GOOD.replace("[pools.approvals]\n", "").replace(', "send_email"', "")
+    hook = '[endpoints.hook]\nkind = "webhook"\nurl = "env:URL"\nsecret = "env:SECRET"\n'
+    assert _problems(tmp_path, text) == []
+    assert _problems(tmp_path, text + hook) == [
+        "endpoints: need [pools.approvals] or [pools.webhook], which serve them"
+    ]
+    assert _problems(tmp_path, f"{text}{hook}[pools.webhook]\n") == []
+
+
+def test_a_tool_that_tells_needs_somebody_to_tell(tmp_path):
+    text = GOOD.replace('"search", "send_email"', '"send_webhook"') + "[pools.webhook]\n"
+    assert _problems(tmp_path, text) == ["agents.one.tools: send_webhook needs an endpoint of kind 'webhook'"]
+
+
+def test_an_agent_that_asks_nobody_needs_nobody_to_ask_through(tmp_path):
+    text = GOOD.replace("[pools.approvals]\n", "")
+    assert _problems(tmp_path, text) == ["agents.one: needs [pools.approvals], through which humans are asked"]
+    assert _problems(tmp_path, text.replace("budget =", 'on_unknown = "resend"\nbudget =')) == []
+
+
+def test_the_address_of_a_slack_webhook_is_never_shown(tmp_path):
+    problems = _problems(tmp_path, WHOLE.replace("env:SLACK_URL", "https://hooks.slack.example/T0/verysecret"))
+    assert len(problems) == 1
+    assert "verysecret" not in problems[0]
+
+
 def test_all_problems_are_told_at_once(tmp_path):
     text = GOOD.replace('requests = "600/m"', 'requests = "x"').replace('"search", "send_email"', '"serch"')
     problems = _problems(tmp_path, text.replace("[pools.llm]", "[pools.llm]\nslot = 3"))
     assert len(problems) == 3
+    worse = WHOLE.replace("needed = 2", "needed = 3").replace('"people", "hook"', '"peeple"')
+    worse = worse.replace("steps = 9", "steps = 0")
+    assert len(_problems(tmp_path, worse)) == 3
 
 
 def test_a_key_written_into_the_manifest_is_never_shown(tmp_path):

@@ -14,7 +14,6 @@ async def test_the_second_run_is_cheaper_because_the_first_remembered(local_flee
     first = await fleet.client.result(await fleet.client.start("analyst", QUESTION))
     second = await fleet.client.result(await fleet.client.start("analyst", QUESTION))
     other = await fleet.client.result(await fleet.client.start("analyst", QUESTION, tenant="acme"))
-    print(f"tokens: first {first.tokens}, second {second.tokens}, of another tenant {other.tokens}")
     print(f"tokens: first {first.tokens}, second {second.tokens}, of another tenant {other.tokens}")  # noqa: T201
     assert [r.outcome for r in (first, second, other)] == [Outcome.COMPLETED] * 3
     assert (first.recalled, other.recalled) == (0, 0)

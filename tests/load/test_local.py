@@ -1,9 +1,13 @@
 """A local fleet's processes see their own servers, whatever the user's environment says."""
 
+import re
 from pathlib import Path
 
+import pytest
+
 from fleet import settings
-from load.local import LocalFleet, Plan
+from fleet.errors import BadInput
+from load.local import LocalFleet, Plan, parse_pools
 from workers.embedded import Endpoints
 
 MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
@@ -44,3 +48,30 @@ def test_a_worker_is_ready_when_this_life_of_it_has_said_so(tmp_path):
     with log.open("a") as more:
         more.write("new")
     assert found._said("llm-1") == "new"
+
+
+@pytest.mark.parametrize(
+    ("text", "pools"),
+    [
+        ("llm=2", {"agents": 1, "llm": 2, "search": 1, "email": 1, "payments": 1, "approvals+memory+webhook": 1}),
+        ("llm=1,webhook=3", {"agents": 1, "llm": 1, "search": 1, "email": 1, "payments": 1, "approvals+memory": 1}),
+    ],
+)
+def test_pools_with_little_to_do_share_a_process(text, pools):
+    found = parse_pools(text)
+    assert {name: found[name] for name in pools} == pools
+    assert found.get("webhook") == (3 if "webhook" in text else None)
+
+
+@pytest.mark.parametrize("text", ["lm=1", "llm=0", "llm=65", "llm=x", "approvals+memory=1", ""])
+def test_what_is_no_number_of_processes_is_refused(text):
+    with pytest.raises(BadInput, match="--pools: "):
+        parse_pools(text)
+
+
+def test_pools_that_the_manifest_lacks_are_not_started(tmp_path):
+    manifest = tmp_path / "fleet.toml"
+    text = MANIFEST.read_text().replace("[pools.memory]\n", "").replace(', "recall", "remember"', "")
+    manifest.write_text(re.sub(r"\nmemory = .*", "", text))
+    plan = Plan(folder=tmp_path, manifest=manifest, pools={"llm": 2, "memory": 1, "approvals+memory+webhook": 1})
+    assert LocalFleet(plan, settings.load())._groups() == {"llm": 2, "approvals+webhook": 1}

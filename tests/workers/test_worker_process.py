@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,13 +17,21 @@ import pytest
 
 from fleet import manifest as manifests
 from fleet.client import FleetClient
-from fleet.contracts.runs import Outcome
+from fleet.contracts.approvals import Decision, Verdict, digest
+from fleet.contracts.effects import EffectRequest, EffectResult, EffectState
+from fleet.contracts.names import EFFECT_WORKFLOW, effect_key
+from fleet.contracts.runs import CallPolicy, Outcome
+from fleet.contracts.tools import EMAIL_SEND
 from ratelimit.limiter import Limiter
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
+from workers.database import Database, upgrade
+from workers.effects.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
-QUEUES = ("agents", "llm", "search", "email")
+QUEUES = ("agents", "llm", "search", "email", "payments", "approvals", "memory", "webhook")
+HOOK_SECRET = "whsec_c2lnbmVkLWJ5LXRoZS1mbGVldC1mb3ItdGVzdHM="
+LINK_KEY = "link-key-of-the-tests-of-worker-processes"
 
 
 class Bench:
@@ -35,6 +43,9 @@ class Bench:
         text = (ROOT / "deploy" / "fleet.toml").read_text()
         text = text.replace('kind = "openai"', f'kind = "openai"\nbase_url = "{where.http}/v1"')
         text = text.replace("port = 2525", f'port = {where.smtp_port}\nlookup_url = "{where.http}/_mail"')
+        text = text.replace("http://127.0.0.1:8080/bank", f"{where.http}/bank")
+        text = text.replace("https://hooks.example.com/fleet", f'{where.http}/hooks/hook"\nallow_private = true #"')
+        text += '\n[approvals]\nurl = "https://fleet.example.com"\nlink_key = "env:FLEET_LINK_KEY"\n'
         suffix = uuid4().hex[:8]
         for pool in QUEUES:
             text = text.replace(f"[pools.{pool}]", f'[pools.{pool}]\ntask_queue = "{pool}-{suffix}"\ndrain = "3s"')
@@ -46,8 +57,13 @@ class Bench:
             "FLEET_REDIS_URL": valkey,
             "TEMPORAL_ADDRESS": temporal_address,
             "OPENAI_API_KEY": "sk-test-key",
+            "BANK_API_KEY": "sk-test-bank",
+            "FLEET_HOOK_SECRET": HOOK_SECRET,
+            "FLEET_LINK_KEY": LINK_KEY,
         }
+        self.secrets = ("sk-test-key", "sk-test-bank", HOOK_SECRET, LINK_KEY)
         (folder / "state").mkdir()
+        self.ledger = f"sqlite+aiosqlite:///{folder}/state/ledger.db"
 
     def command(self, *pools):
         return [sys.executable, "-m", "fleet.cli.main", "worker", *pools]
@@ -100,7 +116,10 @@ def ended(process):
 
 @pytest.fixture
 async def bench(tmp_path, simulators, temporal_address, valkey):
-    return Bench(tmp_path, await simulators(), temporal_address, valkey)
+    options = {"bank": {"keys": ["sk-test-bank"]}, "hooks": {"secrets": {"hook": HOOK_SECRET}}}
+    found = Bench(tmp_path, await simulators(**options), temporal_address, valkey)
+    await upgrade(found.ledger)
+    return found
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -134,7 +153,38 @@ async def test_a_run_goes_through_all_pools_and_no_key_is_written_anywhere(bench
     assert done == {"chat": "4", "query": "1", "fetch": "2", "send": "1"}
     assert 'fleet_quota_wait_seconds_count{scope="openai/sim-large"} 4.0' in metrics
     history = (await client.handle(run).fetch_history()).to_json()
-    assert "sk-test-key" not in json.dumps(log) + metrics + history
+    assert not [secret for secret in bench.secrets if secret in json.dumps(log) + metrics + history]
+
+
+async def test_a_payment_is_asked_for_by_mail_decided_booked_once_and_told(bench, temporal):
+    client = FleetClient(temporal, manifests.load(bench.manifest))
+    async with bench.working("agents", "llm", "payments", "email", "approvals", "webhook"):
+        run = await client.start("payer", "Transfer 900.00 EUR to DE01ACME for invoice 17", tell=["hook"])
+        async with asyncio.timeout(60), _control(bench) as http:
+            while len(mails := (await http.get("/_mail")).json()) < 2:
+                await asyncio.sleep(0.05)
+            (asked,) = await client.approvals(run)
+            for by in ("ana@example.com", "bo@example.com"):
+                assert (await http.get("/_bank")).json() == []
+                await client.decide(
+                    Verdict(approval_id=asked.id, decision=Decision.APPROVE, by=by, digest=asked.digest)
+                )
+            result = await client.result(run)
+            while not (told := (await http.get("/_hooks")).json()):
+                await asyncio.sleep(0.05)
+            (booked,) = (await http.get("/_bank")).json()
+    assert sorted(mail["recipients"][0] for mail in mails) == ["ana@example.com", "bo@example.com"]
+    assert (booked["payee"], booked["idempotency_key"]) == ("DE01ACME", result_key(result, run))
+    assert (told[0]["verified"], json.loads(told[0]["body"])["type"]) == (True, "fleet.run.completed")
+    history = (await client.handle(run).fetch_history()).to_json()
+    assert not [secret for secret in bench.secrets if secret in history]
+
+
+def result_key(result, run):
+    """The key of the run's one effect."""
+    (had,) = result.effects
+    assert (had["tool"], had["state"]) == ("transfer", "done")
+    return effect_key(run, had["step"])
 
 
 async def test_a_worker_that_starts_leaves_a_quota_alone_that_an_operator_has_set(bench, valkey):
@@ -155,6 +205,7 @@ async def test_a_run_in_flight_keeps_its_provider_when_no_agent_of_the_manifest_
     client = FleetClient(temporal, manifests.load(bench.manifest))
     run = await client.start("mailer", "Say hello")
     text = bench.manifest.read_text()
+    text = text.replace('[prices."openai/sim-large"]', '[prices."anthropic/claude"]')
     bench.manifest.write_text(text.replace('model = "openai/sim-large"', 'model = "anthropic/claude"'))
     base = re.search(r'base_url = "(http://[^/]+)/v1"', text).group(1)
     bench.manifest.write_text(
@@ -203,6 +254,19 @@ async def test_what_a_worker_lacks_is_one_line(bench):
     said = await bench.refused("llm", OPENAI_API_KEY="sk-schlüssel")
     assert "not plain text" in said
     assert "schl" not in said
+    assert "providers.bank: no API key: set BANK_API_KEY" in await bench.refused("payments", BANK_API_KEY="")
+    said = await bench.refused("payments", BANK_API_KEY="sk-test-other")
+    assert "providers.bank: bank: 401" in said
+    assert "other" not in said
+    assert "endpoints.hook.secret: env:FLEET_HOOK_SECRET is not set" in await bench.refused(
+        "webhook", FLEET_HOOK_SECRET=""
+    )
+    assert "approvals.link_key: env:FLEET_LINK_KEY is not set" in await bench.refused("approvals", FLEET_LINK_KEY="")
+    said = await bench.refused("approvals", FLEET_LINK_KEY="too-short")
+    assert "approvals.link_key: has 9 characters; 32 are the least" in said
+    old = f"sqlite+aiosqlite:///{bench.folder}/old.db"
+    for pool in ("email", "memory"):
+        assert "run `fleet db upgrade`" in await bench.refused(pool, FLEET_DATABASE_URL=old)
     port = closed_port()
     assert str(port) in await bench.refused("search", TEMPORAL_ADDRESS=f"127.0.0.1:{port}")
     assert str(port) in await bench.refused("search", FLEET_REDIS_URL=f"redis://127.0.0.1:{port}/0")
@@ -220,6 +284,152 @@ async def test_what_a_worker_lacks_is_one_line(bench):
         said = await bench.refused("search", FLEET_HEALTH_PORT=str(taken))
         assert str(taken) in said
         assert "FLEET_HEALTH_PORT" in said
+
+
+class SlowRelay:
+    """A mail relay that takes its time with the first client's recipient, and notes what everybody says."""
+
+    def __init__(self):
+        self.said = []
+        """Of each connection."""
+        self.reached = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.left = asyncio.Event()
+        """The first client has gone."""
+
+    @asynccontextmanager
+    async def listening(self):
+        clients = set()
+
+        async def serve(reader, writer):
+            clients.add(asyncio.current_task())
+            try:
+                await self._talk(reader, writer)
+            finally:
+                writer.transport.abort()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            try:
+                yield server.sockets[0].getsockname()[1]
+            finally:
+                self.go_on.set()
+                await asyncio.gather(*clients, return_exceptions=True)
+
+    async def _talk(self, reader, writer):
+        async def say(text):
+            writer.write(f"{text}\r\n".encode())
+            await writer.drain()
+
+        said = []
+        await say("220 here")
+        while line := (await reader.readline()).decode().strip():
+            verb = line.split()[0].upper()
+            if verb == "MAIL":
+                # not a worker that only looks whether the relay is there
+                self.said.append(said)
+            said.append(verb)
+            if verb == "RCPT" and said is self.said[0]:
+                self.reached.set()
+                await self.go_on.wait()
+            elif verb == "DATA":
+                await say("354 go on")
+                await reader.readuntil(b"\r\n.\r\n")
+            await say("250 fine")
+        if self.said and said is self.said[0]:
+            self.left.set()
+
+
+class Wire:
+    """A way to a server, which can be held."""
+
+    def __init__(self, address):
+        self._host, _, self._port = address.rpartition(":")
+        self.open = asyncio.Event()
+        self.open.set()
+
+    @asynccontextmanager
+    async def listening(self):
+        tasks = set()
+
+        async def carry(reader, writer):
+            try:
+                while data := await reader.read(65536):
+                    await self.open.wait()
+                    writer.write(data)
+                    await writer.drain()
+            except OSError:
+                pass
+            finally:
+                writer.transport.abort()
+
+        async def serve(reader, writer):
+            tasks.add(asyncio.current_task())
+            far, back = await asyncio.open_connection(self._host, int(self._port))
+            await asyncio.gather(carry(reader, back), carry(far, writer))
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            try:
+                yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            finally:
+                self.open.set()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_worker_that_was_frozen_with_its_claim_is_refused_at_the_fence(bench, temporal, temporal_address):
+    relay, wire = SlowRelay(), Wire(temporal_address)
+    async with relay.listening() as port, wire.listening() as by_wire:
+        text = re.sub(r"port = \d+\nlookup_url = .*", f"port = {port}", bench.manifest.read_text())
+        # one slot: a worker that stands still asks for no more work
+        bench.manifest.write_text(text.replace("slots = 8", "slots = 1"))
+        queue = manifests.load(bench.manifest).task_queue("email")
+        arguments = {"to": "a@example.com", "subject": "once", "body": "x"}
+        request = EffectRequest(
+            key=f"frozen-{queue}/1.1", tool="send_email", activity=EMAIL_SEND.name, arguments=arguments,
+            digest=digest("send_email", arguments), run_id=f"frozen-{queue}", agent="a", tenant="t",
+            policy=CallPolicy(heartbeat_s=1.0),
+        )  # fmt: skip
+        async with bench.working("email", TEMPORAL_ADDRESS=by_wire) as (frozen, health):
+            run = await temporal.start_workflow(
+                EFFECT_WORKFLOW, request, id=request.key, task_queue=queue, result_type=EffectResult
+            )
+            async with asyncio.timeout(30):
+                await relay.reached.wait()
+            frozen.send_signal(signal.SIGSTOP)
+            try:
+                # the server takes it for dead, and another worker has the effect
+                async with bench.working("email"), asyncio.timeout(60):
+                    await recorded(bench, request.key, EffectState.DONE)
+                    assert relay.said[1] == ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]
+                    # it goes on, and Temporal does not reach it to tell it that it is late: only the fence does
+                    wire.open.clear()
+                    relay.go_on.set()
+                    frozen.send_signal(signal.SIGCONT)
+                    await relay.left.wait()
+                    wire.open.set()
+                    result = await run.result()
+            finally:
+                frozen.send_signal(signal.SIGCONT)
+            async with httpx2.AsyncClient(base_url=health) as http:
+                metrics = (await http.get("/metrics")).text
+    assert relay.said[0] == ["EHLO", "MAIL", "RCPT", "RSET", "QUIT"]
+    assert len(relay.said) == 2
+    assert 'fleet_effects_fenced_total{tool="send_email"} 1.0' in metrics
+    assert result.state is EffectState.DONE
+    entry = await recorded(bench, request.key, EffectState.DONE)
+    assert entry.fence == 2
+
+
+async def recorded(bench, key, state):
+    """The effect in the fleet's ledger, once it is in that state."""
+    async with aclosing(Database(bench.ledger)) as database:
+        await database.open()
+        while (entry := await Ledger(database).get(key)) is None or entry.state is not state:
+            await asyncio.sleep(0.05)
+    return entry
 
 
 @pytest.mark.trial

@@ -2,18 +2,19 @@
 
 What an attempt finds in the ledger decides what it may do. Nothing begun: it goes on. Done: it answers with what is
 recorded. Begun and not ended: it repeats under the provider's idempotency key, looks the effect up, or says that nobody
-knows; never anything else.
+knows; never anything else. As long as an earlier end is open, no refusal makes the effect one that was not had.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final
 
+from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from fleet.contracts.effects import EffectRequest, EffectResult, EffectState, Mode
@@ -21,7 +22,7 @@ from fleet.contracts.names import FailureType
 from workers import failures
 from workers.admission import Admission, Admitted
 from workers.database.engine import DatabaseLost
-from workers.effects.ledger import Claim, KeyReused, Ledger
+from workers.effects.ledger import Claim, Entry, KeyReused, Ledger
 from workers.providers import errors
 from workers.providers.once import Before
 from workers.telemetry import METRICS
@@ -32,6 +33,13 @@ RECORD_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Pauses between attempts to record what has happened: half a minute in all, then the next attempt finds it out."""
 KEY_MARGIN: Final = 0.9
 """Share of a key's lifetime after which it is no longer relied upon."""
+_BEGINNINGS: Final = 5
+"""How often the fence is shown again to a database that is slow to look at it."""
+_FROZEN_S: Final = 10.0
+"""Without a heartbeat timeout: who has waited longer for the fence shows it again."""
+_OPEN: Final = frozenset({EffectState.EXECUTING, EffectState.UNKNOWN})
+_BY, _WORD = "settled_by", "settled_in"
+"""Evidence of a human's word that it was not had: whose, and the workflow run that carried it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +51,27 @@ class Had:
     evidence: dict[str, str] = field(default_factory=dict)
 
 
+Find = Callable[[], Awaitable[Had | None]]
+"""Asks the provider whether an effect was had."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How one effect is had, and how its provider helps to have it once."""
 
     have: Callable[[Before], Awaitable[Had]]
     """Has it. Asks its argument at the last moment at which nothing has happened. Raises `ProviderError`."""
-    find: Callable[[], Awaitable[Had | None]] | None = None
-    """Asks the provider whether it was had; None where it cannot be asked."""
+    find: Find | None = None
+    """None where the provider cannot be asked. Raises `ProviderError`."""
     honours_keys: bool = False
     """Having it again under its key has it once."""
     key_lifetime: timedelta = timedelta(0)
     """How long the provider remembers a key."""
+    settles: timedelta = timedelta(0)
+    """How long after its beginning an attempt of which nobody hears may still be taken: before that, `find` proves
+    nothing by finding nothing."""
+    barred: str = ""
+    """Why it must not be had, for the model. What became of earlier attempts is found out all the same."""
 
 
 @asynccontextmanager
@@ -89,7 +106,7 @@ class Attempts:
         began = monotonic()
         async with database():
             try:
-                await self._ledger.intend(
+                entry = await self._ledger.intend(
                     request.key,
                     tool=request.tool,
                     digest=request.digest,
@@ -99,9 +116,14 @@ class Attempts:
                 )
             except KeyReused as reused:
                 raise failures.final(FailureType.BAD_REQUEST, str(reused)) from None
-        attempt = _Attempt(self._ledger, request, recipe)
+        if entry.state is EffectState.DONE:
+            # no quota is waited for
+            METRICS.effects.labels(request.tool, entry.state.value).inc()
+            return replace(_recorded(entry), duration_s=monotonic() - began)
+        attempt = _Attempt(self._ledger, request, recipe, entry)
         # accounting calls no provider that counts
-        scope, charged = (self._scope, cost) if request.mode is Mode.EXECUTE else (None, {})
+        counts = request.mode is Mode.EXECUTE and not recipe.barred
+        scope, charged = (self._scope, cost) if counts else (None, {})
         try:
             async with (
                 database(),
@@ -109,59 +131,65 @@ class Attempts:
             ):
                 result = await attempt.run(admitted)
         except ApplicationError as error:
-            if error.type == FailureType.EFFECT_UNKNOWN:
-                await attempt.record(EffectState.UNKNOWN, reason=error.message)
-                METRICS.effects.labels(request.tool, EffectState.UNKNOWN.value).inc()
-            raise
+            if not (error.non_retryable and attempt.is_open):
+                raise
+            told = error.message
+            if error.type != FailureType.EFFECT_UNKNOWN:
+                told = f"{told}; an earlier attempt may have been taken"
+            async with database():
+                await attempt.record(EffectState.UNKNOWN, reason=told)
+            METRICS.effects.labels(request.tool, EffectState.UNKNOWN.value).inc()
+            raise failures.final(FailureType.EFFECT_UNKNOWN, told) from None
         METRICS.effects.labels(request.tool, result.state.value).inc()
-        return EffectResult(
-            state=result.state,
-            content=result.content,
-            evidence=result.evidence,
-            reason=result.reason,
-            duration_s=monotonic() - began,
-            quota=admitted.use(),
-        )
+        return replace(result, duration_s=monotonic() - began, quota=admitted.use())
 
 
 class _Attempt:
-    def __init__(self, ledger: Ledger, request: EffectRequest, recipe: Recipe) -> None:
+    def __init__(self, ledger: Ledger, request: EffectRequest, recipe: Recipe, entry: Entry) -> None:
         self._ledger = ledger
         self._request = request
         self._recipe = recipe
         self._fence: int | None = None
+        self._kept: dict[str, str] = {}
+        self._touched = False
+        """This attempt has shown its fence: the ledger may have it as executing."""
         self._begun = False
+        self.is_open = entry.state in _OPEN
+        """An attempt, this or an earlier one, may have been taken, and nobody has found out."""
 
     async def run(self, admitted: Admitted) -> EffectResult:
-        claim = await self._ledger.claim(self._request.key)
+        claim = await self._claim()
         if claim.entry.state is EffectState.DONE:
-            return EffectResult(state=EffectState.DONE, content=claim.entry.result, evidence=claim.entry.evidence)
-        self._fence = claim.fence
-        repeats = False
-        if claim.entry.state in (EffectState.EXECUTING, EffectState.UNKNOWN):
-            found, repeats = await self._recover(claim)
+            self.is_open = False
+            return _recorded(claim.entry)
+        if self._request.was_had is True:
+            return await self._settled()
+        if self.is_open:
+            found = await self._recover(claim.entry)
             if found is not None:
                 return found
         if self._request.mode is Mode.ACCOUNT:
             why = f"not done: {self._request.why}"
             await self.record(EffectState.FAILED, reason=why)
             return EffectResult(state=EffectState.FAILED, reason=why)
-        return await self._have(admitted, repeats=repeats)
+        if self._recipe.barred:
+            await self.record(EffectState.FAILED, reason=self._recipe.barred)
+            raise failures.final(FailureType.TOOL_FAILED, self._recipe.barred)
+        return await self._finished(asyncio.ensure_future(self._have(claim.entry, admitted)))
 
-    async def record(
-        self, state: EffectState, *, had: Had | None = None, reason: str = "", patient: bool = False
-    ) -> None:
-        """Write down how it ended. An attempt whose fence was taken writes nothing."""
+    async def record(self, state: EffectState, *, had: Had | None = None, reason: str = "") -> None:
+        """Write down how it ended, with patience. An attempt whose fence was taken writes nothing."""
         if self._fence is None:
-            return
-        for pause in (*(RECORD_PAUSES_S if patient else ()), None):
+            await self._claim()
+        assert self._fence is not None
+        for pause in (*RECORD_PAUSES_S, None):
             try:
                 await self._ledger.record(
                     self._request.key,
                     self._fence,
                     state,
                     result=had.content if had else "",
-                    evidence=had.evidence if had else {},
+                    evidence=had.evidence if had else self._kept,
                     reason=reason[:2000],
                 )
                 return
@@ -170,77 +198,136 @@ class _Attempt:
                     raise
                 await asyncio.sleep(pause)
 
-    async def _recover(self, claim: Claim) -> tuple[EffectResult | None, bool]:
-        """What became of an earlier attempt that began and did not end. True: it may be repeated under its key."""
-        request, recipe, entry = self._request, self._recipe, claim.entry
-        if request.was_had is not None and entry.state is EffectState.UNKNOWN:
-            return await self._settled(request.was_had), False
+    async def _claim(self) -> Claim:
+        claim = await self._ledger.claim(self._request.key)
+        self._fence = claim.fence
+        self._kept = {name: text for name, text in claim.entry.evidence.items() if name in (_BY, _WORD)}
+        self.is_open = claim.entry.state in _OPEN
+        return claim
+
+    async def _recover(self, entry: Entry) -> EffectResult | None:
+        """What became of an earlier attempt that began and did not end; None: this one may be made."""
+        request, recipe = self._request, self._recipe
+        if request.was_had is False and self._kept.get(_WORD) != activity.info().workflow_run_id:
+            return await self._said_not_had()
         since = entry.executing_since or entry.updated_at
         fresh = datetime.now(UTC) - since < recipe.key_lifetime * KEY_MARGIN
-        if recipe.honours_keys and fresh and request.mode is Mode.EXECUTE:
-            return None, True
+        if recipe.honours_keys and fresh and request.mode is Mode.EXECUTE and not recipe.barred:
+            return None
         if recipe.find is not None:
-            try:
-                had = await recipe.find()
-            except errors.ProviderError as error:
-                # as long as it cannot be asked nobody knows
-                raise errors.Lost(str(error), retry_after_s=error.retry_after_s) from None
-            return (None if had is None else await self._done(had)), False
+            return await self._looked_up(recipe.find, entry)
         raise failures.final(
             FailureType.EFFECT_UNKNOWN,
             f"{request.tool}: an attempt that began at {since:%Y-%m-%d %H:%M:%S} UTC has not told its end, and the"
             " provider cannot be asked",
         )
 
-    async def _settled(self, was_had: bool) -> EffectResult | None:
-        """A human has said what became of it."""
-        by = self._request.by
-        if was_had:
-            content = json.dumps({"done": True, "as_said_by": by}, ensure_ascii=False)
-            return await self._done(Had(content=content, evidence={"settled_by": by}))
-        await self.record(EffectState.FAILED, reason=f"not had, says {by}")
+    async def _looked_up(self, find: Find, entry: Entry) -> EffectResult | None:
+        try:
+            had = await find()
+        except (errors.RateLimited, errors.Overloaded):
+            raise  # a wait
+        except errors.ProviderError as error:
+            # as long as it cannot be asked nobody knows
+            raise errors.Lost(str(error), retry_after_s=error.retry_after_s) from None
+        if had is not None:
+            return await self._done(had)
+        left = self._recipe.settles - (datetime.now(UTC) - entry.updated_at)
+        if entry.state is EffectState.EXECUTING and left > timedelta(0):
+            told = f"{self._request.tool}: not found, but an attempt of a moment ago may still be taken"
+            raise errors.Lost(told, retry_after_s=left.total_seconds())
+        self.is_open = False
         return None
 
-    async def _have(self, admitted: Admitted, *, repeats: bool) -> EffectResult:
+    async def _settled(self) -> EffectResult:
+        """A human has said that it was had."""
+        by = self._request.by
+        content = json.dumps({"done": True, "as_said_by": by}, ensure_ascii=False)
+        return await self._done(Had(content=content, evidence={_BY: by}))
+
+    async def _said_not_had(self) -> EffectResult | None:
+        """A human has said that it was not had. The word is good for what was open when it was said, and only once."""
+        if self._recipe.find is not None:
+            with suppress(errors.ProviderError):
+                had = await self._recipe.find()
+                if had is not None:
+                    return await self._done(had)
+        self._kept = {_BY: self._request.by, _WORD: activity.info().workflow_run_id or ""}
+        await self.record(EffectState.FAILED, reason=f"not had, says {self._request.by}")
+        self.is_open = False
+        return None
+
+    async def _finished(self, having: "asyncio.Future[EffectResult]") -> EffectResult:
+        """Its end, however often the call is cancelled: past the point of no return the caller is told which."""
+        while True:
+            try:
+                return await asyncio.shield(having)
+            except asyncio.CancelledError:
+                if having.cancelled():
+                    raise
+                if not self._begun:
+                    having.cancel()
+
+    async def _have(self, entry: Entry, admitted: Admitted) -> EffectResult:
+        repeats = self.is_open
+
         async def before() -> bool:
-            assert self._fence is not None
-            self._begun = await self._ledger.begin(self._request.key, self._fence)
+            self._touched = True
+            self._begun = await self._begin()
             if self._begun:
+                self.is_open = True
                 admitted.sent()
             else:
                 METRICS.effects_fenced.labels(self._request.tool).inc()
             return self._begun
 
-        having = asyncio.ensure_future(self._recipe.have(before))
         try:
-            try:
-                had = await asyncio.shield(having)
-            except asyncio.CancelledError:
-                # past the point of no return it goes to its end; the caller is told which
-                if not self._begun:
-                    having.cancel()
-                had = await asyncio.shield(having)
+            had = await self._recipe.have(before)
         except (errors.Fenced, errors.Lost):
             raise  # it stays as the ledger has it: the next attempt finds out
         except errors.ProviderError as error:
-            await self._refused(error, repeats=repeats)
-            if repeats and isinstance(error, errors.Unavailable):
-                # not this attempt, but an earlier one may have been taken
-                raise errors.Lost(str(error), retry_after_s=error.retry_after_s) from None
+            return await (self._refused_again(error, entry) if repeats else self._refused(error))
+        except (DatabaseLost, asyncio.CancelledError):
+            # it has not gone further than to ask the ledger
+            if self._touched and not self.is_open:
+                await self.record(EffectState.FAILED, reason="withdrawn before anything was sent")
             raise
         return await self._done(had)
 
-    async def _refused(self, error: errors.ProviderError, *, repeats: bool) -> None:
-        """The provider has not taken this attempt. An earlier one it may have taken."""
-        if repeats and not isinstance(error, errors.BadRequest):
-            if isinstance(error, errors.Refused | errors.Exhausted):
-                raise failures.final(
-                    FailureType.EFFECT_UNKNOWN, f"{error}; an earlier attempt may have been taken"
-                ) from None
-            return
-        if self._begun or isinstance(error, errors.BadRequest):
+    async def _begin(self) -> bool:
+        """Show the fence. Who was held up meanwhile, by a signal or a slow database, shows it again."""
+        assert self._fence is not None
+        heartbeat = activity.info().heartbeat_timeout
+        longest_s = heartbeat.total_seconds() / 2 if heartbeat else _FROZEN_S
+        for _ in range(_BEGINNINGS):
+            asked = monotonic()
+            if not await self._ledger.begin(self._request.key, self._fence):
+                return False
+            if monotonic() - asked < longest_s:
+                return True
+        raise DatabaseLost(f"it takes more than {longest_s:g} s to look at a fence")
+
+    async def _refused(self, error: errors.ProviderError) -> EffectResult:
+        """The provider has not taken it, and nobody has tried before."""
+        self.is_open = False
+        if self._touched or isinstance(error, errors.BadRequest):
             await self.record(EffectState.FAILED, reason=str(error))
+        raise error
+
+    async def _refused_again(self, error: errors.ProviderError, entry: Entry) -> EffectResult:
+        """The provider has not taken this attempt. An earlier one it may have taken."""
+        if isinstance(error, errors.Unavailable):
+            raise errors.Lost(str(error), retry_after_s=error.retry_after_s) from None
+        if isinstance(error, errors.BadRequest) and self._recipe.find is not None:
+            found = await self._looked_up(self._recipe.find, entry)
+            return found if found is not None else await self._refused(error)
+        raise error
 
     async def _done(self, had: Had) -> EffectResult:
-        await self.record(EffectState.DONE, had=had, patient=True)
+        await self.record(EffectState.DONE, had=had)
+        self.is_open = False
         return EffectResult(state=EffectState.DONE, content=had.content, evidence=had.evidence)
+
+
+def _recorded(entry: Entry) -> EffectResult:
+    return EffectResult(state=EffectState.DONE, content=entry.result, evidence=entry.evidence)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from fleet.budget import cost
 from fleet.contracts.llm import ChatResult
@@ -41,8 +42,8 @@ class Budgets:
             (spent.seconds, daily.time.total_seconds() if daily.time else None, "seconds of model time"),
         ):
             if most is not None and used >= most:
-                told = f"tenant {tenant} has used {used:f} of {most:f} {unit} today; the day ends at midnight UTC"
-                raise failures.final(FailureType.BUDGET_EXHAUSTED, told)
+                told = f"tenant {tenant} has used {_plain(used)} of {_plain(most)} {unit} today"
+                raise failures.final(FailureType.BUDGET_EXHAUSTED, f"{told}; the day ends at midnight UTC")
 
     async def book(self, tenant: str, call: str, model: str, result: ChatResult) -> None:
         """Count one call, once. A database that is away loses the count, not the call."""
@@ -58,3 +59,7 @@ class Budgets:
                 money=cost(self._prices.get(model), result.usage),
                 seconds=result.duration_s,
             )
+
+
+def _plain(units: float | Decimal) -> str:
+    return f"{units:f}" if isinstance(units, Decimal) else f"{units:.0f}"

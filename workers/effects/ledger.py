@@ -8,12 +8,8 @@ from typing import Any
 from sqlalchemy import RowMapping, func, select, update
 
 from fleet.contracts.effects import EffectState
-from workers.database.engine import Database, DatabaseLost
+from workers.database.engine import Database
 from workers.database.tables import effects
-
-# the names of release 0.1, for those that still import them
-LedgerLost = DatabaseLost
-State = EffectState
 
 
 class KeyReused(Exception):

@@ -65,6 +65,7 @@ class LlmTools:
             admitted.actual = provider.profile.actual(charge, used)
         await self._admission.learn(request.model, request.role, characters=characters, estimate=estimate, used=used)
         if self._budgets is not None:
-            call = place_key(info.workflow_id or "", info.activity_id)
+            # a run that is reset counts its activities anew, under the same id
+            call = place_key(info.workflow_run_id or "", info.activity_id)
             await self._budgets.book(tenant, call, request.model, result)
         return replace(result, quota=admitted.use())

@@ -1,7 +1,7 @@
 """Send an e-mail, once."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.errors import MessageError
 from email.message import EmailMessage
 from email.utils import format_datetime, getaddresses, parseaddr
@@ -16,7 +16,7 @@ from fleet.contracts.tools import EMAIL_SEND
 from workers import failures
 from workers.effects.attempts import Attempts, Had, Recipe
 from workers.providers.mail import Mailer
-from workers.providers.once import Before
+from workers.providers.once import SETTLES_S, Before
 
 _COST = {"messages": 1.0, "recipients": 1.0}
 
@@ -46,8 +46,9 @@ class MailTools:
             body=str(request.arguments.get("body", "")),
         )
         to, message_id = str(message["To"]), str(message["Message-ID"])
-        if self._recipients and not any(matches(to, pattern) for pattern in self._recipients):
-            raise failures.final(FailureType.TOOL_FAILED, f"email: {to[:80]!r} may not be written to by this fleet")
+        # the address itself: a name beside it may look like another
+        address = message["To"].addresses[0].addr_spec
+        allowed = not self._recipients or any(matches(address, pattern) for pattern in self._recipients)
 
         def had(reply: str) -> Had:
             content = {"sent": True, "to": to, "message_id": message_id}
@@ -66,6 +67,8 @@ class MailTools:
             find=find if mailer.looks_up else None,
             honours_keys=mailer.honours_keys,
             key_lifetime=mailer.key_lifetime,
+            settles=timedelta(seconds=SETTLES_S),
+            barred="" if allowed else f"email: {to[:80]!r} may not be written to by this fleet",
         )
         return await self._attempts.make(request, recipe, _COST)
 
@@ -85,8 +88,13 @@ def compose(sender: str, key: str, *, to: str, subject: str, body: str) -> Email
         message["To"] = to
         message["Subject"] = " ".join(subject.split())[:200]
         message.set_content(body)
-    except (ValueError, MessageError) as error:
+        recipients = message["To"].addresses
+    except (ValueError, LookupError, AttributeError, MessageError) as error:
+        # Python's own parser stumbles over some
         raise failures.final(FailureType.TOOL_FAILED, f"email: the text is not accepted: {error}") from None
+    if len(recipients) != 1:
+        # encoded words may hold more of them (RFC 2047)
+        raise failures.final(FailureType.TOOL_FAILED, f"email: {to[:80]!r} is not one address")
     message["Date"] = format_datetime(datetime.now(UTC))
     domain = parseaddr(sender)[1].partition("@")[2] or "localhost"
     message["Message-ID"] = f"<{sha256(key.encode()).hexdigest()[:32]}@{domain}>"

@@ -8,6 +8,7 @@ from time import monotonic
 
 from temporalio import activity
 
+from fleet.contracts.names import FailureType
 from fleet.contracts.tools import (
     MEMORY_FORGET,
     MEMORY_KEEP,
@@ -19,6 +20,7 @@ from fleet.contracts.tools import (
     ToolRequest,
     ToolResult,
 )
+from workers import failures
 from workers.effects.attempts import database
 from workers.memory.store import MemoryStore
 
@@ -88,6 +90,9 @@ class MemoryTools:
                 max_bytes=keeping.max_bytes,
             )
         )
+        if not (kept.kept or kept.known):
+            bound = f"it must not be empty, nor larger than {keeping.max_bytes} bytes"
+            raise failures.final(FailureType.TOOL_FAILED, f"memory: not remembered: {bound}")
         return ToolResult(content=json.dumps({"remembered": True, "new": kept.kept == 1}))
 
     @activity.defn(name=MEMORY_FORGET.name)

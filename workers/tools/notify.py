@@ -1,21 +1,26 @@
 """Humans are asked: approvals are written down, and those who may decide are told."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+import structlog
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalState, Ask, Notice
 from fleet.contracts.names import FailureType
 from fleet.contracts.tools import APPROVAL_NOTIFY, APPROVAL_RECORD
+from fleet.links import NOBODY
 from workers import failures
 from workers.admission import Admission
 from workers.effects.attempts import database
 from workers.effects.book import Book
 from workers.heartbeat import beating
+from workers.providers import errors
 from workers.providers.mail import Mailer
 from workers.providers.webhooks import Endpoint, WebhookClient, cloud_event
 from workers.telemetry import METRICS
@@ -25,6 +30,9 @@ Link = Callable[[Approval, str], str | None]
 """The link by which one approver may decide one approval; None where there are no links."""
 _MOST_FAILURES = 100
 _LONGEST_ARGUMENT = 2_000
+_MAILED = 10_000
+
+log = structlog.get_logger("fleet.worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,8 @@ class NotifyTools:
         self._client = client
         self._channels = channels
         self._link = link
+        self._mailed: deque[str] = deque(maxlen=_MAILED)
+        """Keys of what this process has sent: one address that fails has the others written to once."""
 
     @activity.defn(name=APPROVAL_RECORD.name)
     async def record(self, event: ApprovalEvent) -> None:
@@ -57,7 +67,7 @@ class NotifyTools:
     async def notify(self, notice: Notice) -> None:
         """Tell people of an approval through one endpoint."""
         mailer = self._channels.mailers.get(notice.endpoint)
-        addresses = _addresses(notice) if mailer else []
+        addresses = [who for who in _addresses(notice) if _mail_key(notice, who) not in self._mailed] if mailer else []
         scope = mailer[1] if mailer and addresses else None
         cost = {"messages": float(len(addresses)), "recipients": float(len(addresses))}
         outcome = "failed"
@@ -74,8 +84,8 @@ class NotifyTools:
         if name in self._channels.webhooks:
             await self._webhook(notice, self._channels.webhooks[name])
         elif name in self._channels.slacks:
-            # many read a channel: nobody's own link is posted there
-            anybody = [] if notice.approval.approvers else [f"anybody in {name}"]
+            # many read a channel: nobody's own link is posted there, only one to look by
+            anybody = [NOBODY if notice.approval.approvers else f"anybody in {name}"]
             await self._client.slack(self._channels.slacks[name], text=self._text(notice, anybody))
         elif name in self._channels.mailers:
             await self._mails(notice, addresses, self._channels.mailers[name][0])
@@ -95,12 +105,22 @@ class NotifyTools:
         await self._client.deliver(endpoint, message_id=_id(notice), body=body, content_type=content_type)
 
     async def _mails(self, notice: Notice, addresses: list[str], mailer: Mailer) -> None:
+        refused: list[BaseException] = []
         for address in addresses:
-            key = f"{_id(notice)}/{address}"
-            message = compose(
-                mailer.sender, key, to=address, subject=_summary(notice), body=self._text(notice, [address])
-            )
-            await mailer.send(message, key=key)
+            key = _mail_key(notice, address)
+            try:
+                message = compose(
+                    mailer.sender, key, to=address, subject=_summary(notice), body=self._text(notice, [address])
+                )
+                await mailer.send(message, key=key)
+            except (errors.BadRequest, ApplicationError) as error:
+                # an address that is refused keeps nobody else from being told
+                refused.append(error)
+                log.warning("approver is not told", approval=notice.approval.id, to=address, why=str(error))
+            else:
+                self._mailed.append(key)
+        if refused and len(refused) == len(addresses):
+            raise refused[0]
 
     def _links(self, notice: Notice) -> dict[str, str]:
         if notice.approval.state is not ApprovalState.OPEN:
@@ -170,6 +190,10 @@ def _summary(notice: Notice) -> str:
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_ARGUMENT else f"{text[:_LONGEST_ARGUMENT]}… ({len(text)} characters)"
+
+
+def _mail_key(notice: Notice, address: str) -> str:
+    return f"{_id(notice)}/{address}"
 
 
 def _id(notice: Notice) -> str:

@@ -1,6 +1,7 @@
 """Transfer money, once."""
 
 import json
+from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 
 from temporalio import activity
@@ -11,7 +12,7 @@ from fleet.contracts.names import FailureType
 from fleet.contracts.tools import PAYMENTS_TRANSFER
 from workers import failures
 from workers.effects.attempts import Attempts, Had, Recipe
-from workers.providers.once import Before
+from workers.providers.once import SETTLES_S, Before
 from workers.providers.payments import Bank, Transfer
 
 
@@ -33,9 +34,7 @@ class PaymentTools:
         """Have the transfer booked, unless an earlier attempt already has."""
         asked = {name: str(request.arguments.get(name, "")) for name in ("payee", "amount", "currency", "reference")}
         amount = _amount(asked["amount"])
-        if self._payees and not any(matches(asked["payee"], pattern) for pattern in self._payees):
-            refused = f"payments: {asked['payee'][:80]!r} may not be paid by this fleet"
-            raise failures.final(FailureType.TOOL_FAILED, refused)
+        allowed = not self._payees or any(matches(asked["payee"], pattern) for pattern in self._payees)
 
         def had(booked: Transfer) -> Had:
             content = {"booked": True, "transfer_id": booked.id, **asked}
@@ -62,6 +61,8 @@ class PaymentTools:
             find=find if self._bank.looks_up else None,
             honours_keys=self._bank.honours_keys,
             key_lifetime=self._bank.key_lifetime,
+            settles=timedelta(seconds=self._bank.timeout_s + SETTLES_S),
+            barred="" if allowed else f"payments: {asked['payee'][:80]!r} may not be paid by this fleet",
         )
         return await self._attempts.make(request, recipe, {"requests": 1.0})
 
