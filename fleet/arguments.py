@@ -1,9 +1,12 @@
 """A call's arguments against its tool's schema and the agent's allow-lists. Pure."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
 
 from fleet.conditions import matches
 from fleet.contracts.runs import AllowLists, ToolBinding
@@ -12,9 +15,24 @@ MOST: Final = 3
 """Problems that are told at once."""
 
 
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    # JSON Schema's `$` is that of ECMA-262: the very end. Python's lets a line feed follow
+    ends = pattern.endswith("$") and not pattern.endswith(r"\$")
+    exact = rf"{pattern[:-1]}\Z" if ends else pattern
+    if validator.is_type(instance, "string") and not re.search(exact, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_Validator: Final = extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
+
+
 def problems(binding: ToolBinding, arguments: Mapping[str, Any]) -> str | None:
     """What the tool's schema has against the arguments, in one line; None when nothing."""
-    validator = Draft202012Validator(binding.spec.parameters)
+    try:
+        json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        return f"{binding.spec.name} cannot be called so: what JSON does not have: {str(error)[:200]}"
+    validator = _Validator(binding.spec.parameters)
     found = sorted(validator.iter_errors(dict(arguments)), key=lambda e: (list(map(str, e.absolute_path)), e.message))
     if not found:
         return None

@@ -42,7 +42,7 @@ def number(value: object) -> Decimal:
 
 def matches(value: object, pattern: str) -> bool:
     """Whether text is of a pattern with `*` and `?`, whatever the case of its letters."""
-    return fnmatchcase(str(value).strip().lower(), pattern.strip().lower())
+    return fnmatchcase(str(value).strip().lower(), pattern.strip().lower().replace("[", "[[]"))
 
 
 def _lower(value: object) -> str:
@@ -53,13 +53,20 @@ def _length(value: object) -> int:
     return len(value) if isinstance(value, str | list | dict) else 0
 
 
+def _remainder(left: Any, right: Any) -> Any:
+    # of text it would be formatting, which writes as much as a model's text says
+    if isinstance(left, str | bytes):
+        raise BadCondition("% is not for text")
+    return left % right
+
+
 _FUNCTIONS: Final = {"domain": domain, "number": number, "matches": matches, "lower": _lower, "len": _length}
 # what makes large things out of small ones is left out
 _OPERATORS: Final = {
     kind: act
     for kind, act in DEFAULT_OPERATORS.items()
     if kind not in (ast.Pow, ast.LShift, ast.RShift, ast.BitXor, ast.BitOr, ast.BitAnd)
-}
+} | {ast.Mod: _remainder}
 
 
 class _Evaluator(EvalWithCompoundTypes):  # type: ignore[misc]  # it has no types
@@ -71,7 +78,7 @@ class _Evaluator(EvalWithCompoundTypes):  # type: ignore[misc]  # it has no type
 
     def _exact(self, node: ast.Constant) -> Any:
         if isinstance(node.value, float):
-            return Decimal(repr(node.value))
+            return number(node.value)
         return self._eval_constant(node)
 
 
@@ -86,8 +93,11 @@ def check(expression: str, arguments: Mapping[str, Any]) -> None:
         BadCondition: with the reason.
     """
     tree = _tree(expression)
-    known = {*arguments, *CONTEXT, *_FUNCTIONS, "True", "False", "None"}
+    known = {*arguments, *CONTEXT, *_FUNCTIONS}
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in _FUNCTIONS and not (node.id in arguments or id(node) in called):
+            raise BadCondition(f"{expression!r}: {node.id} is called with an argument, as in {node.id}(to)")
         if isinstance(node, ast.Name) and node.id not in known:
             raise BadCondition(f"{expression!r}: there is no {node.id!r}; there are: {', '.join(sorted(known))}")
         if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS):
@@ -130,12 +140,17 @@ def holds(
         BadCondition: it cannot be told. Who decides by it must take the safe side.
     """
     check(expression, schema)
-    names = dict.fromkeys(schema) | {
-        name: number(value) if name in _AMOUNTS and isinstance(value, str | int | float) else value
-        for name, value in arguments.items()
-    }
+    names = dict.fromkeys(schema) | {name: _exactly(name, value) for name, value in arguments.items()}
     names |= {"agent": agent, "tenant": tenant, "found": found, "arguments": dict(arguments)}
     try:
         return bool(_Evaluator(names).eval(expression))
-    except (InvalidExpression, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except (
+        InvalidExpression, ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         raise BadCondition(f"{expression!r} cannot be told of this call: {error}") from None
+
+
+def _exactly(name: str, value: Any) -> Any:
+    if isinstance(value, float) or (name in _AMOUNTS and isinstance(value, str | int)):
+        return number(value)
+    return value

@@ -34,18 +34,26 @@ def needed(
         tenant: whose run it is.
         found: whether strangers' text was read before.
     """
-    of_tool = [rule for rule in agent.approvals if rule.tool == binding.spec.name]
-    holding = [
-        (rule, why)
-        for rule in of_tool
-        if (why := _why(rule, agent, binding, arguments, tenant=tenant, found=found)) is not None
-    ]
-    if holding:
-        return max(holding, key=lambda each: each[0].needed)
+    holding = _strictest(agent, binding, arguments, tenant=tenant, found=found)
+    if holding is not None:
+        return holding
     if binding.guarded and found and not agent.trust_found:
+        of_tool = [rule for rule in agent.approvals if rule.tool == binding.spec.name]
         rule = max(of_tool, key=lambda each: each.needed, default=ApprovalRule(tool=binding.spec.name))
         return rule, "text written by strangers was read before"
     return None
+
+
+def _strictest(
+    agent: AgentDefinition, binding: ToolBinding, arguments: Mapping[str, Any], *, tenant: str, found: bool
+) -> tuple[ApprovalRule, str] | None:
+    holding = [
+        (rule, why)
+        for rule in agent.approvals
+        if rule.tool == binding.spec.name
+        and (why := _why(rule, agent, binding, arguments, tenant=tenant, found=found)) is not None
+    ]
+    return max(holding, key=lambda each: each[0].needed, default=None)
 
 
 def _why(
@@ -82,7 +90,7 @@ def _why(
 
 
 def refusal(
-    approval: Approval, verdict: Verdict, rule: ApprovalRule, agent: AgentDefinition, *, now: datetime
+    approval: Approval, verdict: Verdict, rule: ApprovalRule, agent: AgentDefinition, *, now: datetime, found: bool
 ) -> str | None:
     """Why this verdict cannot be taken; None if it can.
 
@@ -92,6 +100,7 @@ def refusal(
         rule: that wants the approval.
         agent: with the tool's schema and the allow-lists.
         now: when it is said.
+        found: whether strangers' text was read before the call was asked for.
     """
     by = verdict.by.strip().lower()
     if approval.state is not ApprovalState.OPEN:
@@ -114,11 +123,13 @@ def refusal(
     if verdict.decision is Decision.SKIP and approval.ask is not Ask.SETTLE:
         return "skip answers only the question whether an effect was had: reject it instead"
     if verdict.decision is Decision.AMEND:
-        return _amendment(approval, verdict, rule, agent)
+        return _amendment(approval, verdict, rule, agent, found)
     return None
 
 
-def _amendment(approval: Approval, verdict: Verdict, rule: ApprovalRule, agent: AgentDefinition) -> str | None:
+def _amendment(
+    approval: Approval, verdict: Verdict, rule: ApprovalRule, agent: AgentDefinition, found: bool
+) -> str | None:
     if approval.ask is not Ask.ALLOW:
         return "amend answers only the question whether a call may be made: approve, reject or skip"
     if not verdict.arguments:
@@ -131,12 +142,20 @@ def _amendment(approval: Approval, verdict: Verdict, rule: ApprovalRule, agent: 
     against = problems(binding, verdict.arguments) or excluded(binding, verdict.arguments, agent.allow)
     if against is not None:
         return against
+    stricter = _strictest(agent, binding, verdict.arguments, tenant=approval.tenant, found=found)
+    if stricter is not None and stricter[0] != rule:
+        # what a call of these arguments would have needed, the amended one needs too
+        wanted, why = stricter
+        if wanted.needed > approval.needed:
+            return f"amended beyond the policy: {wanted.needed} must agree on such a call ({why})"
+        if wanted.approvers and not any(matches(verdict.by, allowed) for allowed in wanted.approvers):
+            return f"amended beyond the policy: {verdict.by} may not allow such a call ({why})"
     if not rule.amend:
         return None
     schema = binding.spec.parameters.get("properties", {})
     try:
         within = holds(
-            rule.amend, verdict.arguments, schema=schema, agent=agent.name, tenant=approval.tenant, found=False
+            rule.amend, verdict.arguments, schema=schema, agent=agent.name, tenant=approval.tenant, found=found
         )
     except BadCondition as bad:
         return f"amended beyond the policy: {bad}"

@@ -160,7 +160,7 @@ def digest(tool: str, arguments: dict[str, Any]) -> str:
 
     Of their JSON with sorted keys, SHA-256, the first 16 hexadecimal digits.
     """
-    text = json.dumps([tool, arguments], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()[:16]
 
 

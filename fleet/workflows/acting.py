@@ -120,7 +120,7 @@ class Effects:
             run_id=run_id,
             agent=self._run.agent.name,
             tenant=self._run.tenant,
-            policy=self._run.agent.policy,
+            policy=replace(self._run.agent.policy, schedule_to_close_s=policy.TELL_WITHIN.total_seconds()),
             deadline_s=policy.TELL_WITHIN.total_seconds(),
             priority=self._run.priority,
             weight=self._run.weight,

@@ -51,8 +51,8 @@ class AgentWorkflow:
         self._idle = Idle()
         self._refusals = 0
         self._found = False
-        self._desk = Desk(run, self._idle, lambda: self._stop_reason)
-        self._effects = Effects(run, self._desk, lambda: self._stop_reason, self._left_s)
+        self._desk = Desk(run, self._idle, self._halted)
+        self._effects = Effects(run, self._desk, self._halted, self._unpaused, self._left_s)
         self._memory = Memory(run)
 
     @workflow.run
@@ -60,18 +60,19 @@ class AgentWorkflow:
         """Work until the model has finished, the budget is used up or somebody stops it."""
         try:
             result = await self._until_ended(run)
-        except ApplicationError as error:
-            await self._effects.tell(self._result(Outcome.FAILED, self._last_words(), f"{error.type}: {error.message}"))
-            raise
-        except asyncio.CancelledError:
-            await self._effects.tell(self._result(Outcome.STOPPED, self._last_words(), "the run was cancelled"))
-            raise
-        finally:
             await self._desk.close()
-            if run.door:
-                await self._leave()
-            self._phase = Phase.FINISHED
-        await self._effects.tell(result)
+        except (ApplicationError, ActivityError, asyncio.CancelledError) as error:
+            # not `finally`: a run that a worker drops from its memory must do nothing on its way out
+            await self._effects.tell(self._broken(error))
+            await self._desk.close()
+            await self._leave()
+            raise
+        await self._leave()
+        # it has ended so: a cancellation that comes only now changes nothing
+        telling = asyncio.create_task(self._effects.tell(result))
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(telling)
+        await workflow.wait([telling])
         # a verdict that was taken is answered before the run has ended
         await workflow.wait_condition(workflow.all_handlers_finished)
         return result
@@ -160,6 +161,9 @@ class AgentWorkflow:
             raise self._failed(error) from error
 
     async def _leave(self) -> None:
+        self._phase = Phase.FINISHED
+        if not self._run.door:
+            return
         # a run that is not let go frees its place by itself after a while
         with suppress(ActivityError, CancelledError):
             await asyncio.shield(
@@ -208,13 +212,20 @@ class AgentWorkflow:
 
     async def _hold(self) -> None:
         """Go on, or end; wait while the run is paused."""
+        await self._unpaused()
+        self._obey()
+
+    async def _unpaused(self) -> None:
         if self._pause_reason is not None and self._stop_reason is None:
             self._idle.begin("resume")
-            try:
-                await workflow.wait_condition(lambda: self._pause_reason is None or self._stop_reason is not None)
-            finally:
-                self._idle.end("resume")
-        self._obey()
+            await workflow.wait_condition(lambda: self._pause_reason is None or self._stop_reason is not None)
+            self._idle.end("resume")
+
+    def _halted(self) -> str | None:
+        """Why the run is about to end; None while it goes on."""
+        if self._stop_reason is None and workflow.cancellation_reason() is not None:
+            return "the run was cancelled"
+        return self._stop_reason
 
     def _obey(self) -> None:
         if self._stop_reason is not None:
@@ -292,7 +303,14 @@ class AgentWorkflow:
         if wanted is not None:
             rule, why = wanted
             approval = await self._desk.ask(
-                Ask.ALLOW, step=step, tool=call.name, arguments=arguments, rule=rule, why=why, said=said
+                Ask.ALLOW,
+                step=step,
+                tool=call.name,
+                arguments=arguments,
+                rule=rule,
+                why=why,
+                said=said,
+                found=self._found,
             )
             if approval.state is not ApprovalState.APPROVED:
                 self._check()
@@ -383,6 +401,17 @@ class AgentWorkflow:
 
     def _left_s(self) -> float:
         return self._agent.budget.deadline_s - self._elapsed_s()
+
+    def _broken(self, error: BaseException) -> RunResult:
+        """What those are told who want to know how a run without a result has ended."""
+        if is_cancelled_exception(error):
+            return self._result(Outcome.STOPPED, self._last_words(), "the run was cancelled")
+        kind, reason = (
+            (_type(error), _reason(error))
+            if isinstance(error, ActivityError)
+            else (getattr(error, "type", None), getattr(error, "message", ""))
+        )
+        return self._result(Outcome.FAILED, self._last_words(), f"{kind}: {reason}")
 
     def _last_words(self) -> str:
         return next((m.content for m in reversed(self._messages) if m.content and m.role == "assistant"), "")

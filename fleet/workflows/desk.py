@@ -13,7 +13,7 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import Priority, RetryPolicy
-from temporalio.exceptions import ActivityError, CancelledError
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 from fleet import consent
 from fleet.contracts.approvals import (
@@ -22,6 +22,7 @@ from fleet.contracts.approvals import (
     ApprovalRule,
     ApprovalState,
     Ask,
+    Decision,
     Notice,
     Verdict,
     Vote,
@@ -43,6 +44,8 @@ _LAST_NOTICES = timedelta(seconds=5)
 class _Case:
     approval: Approval
     rule: ApprovalRule
+    found: bool
+    """Strangers' text was read before it was asked for."""
     events: list[ApprovalEvent] = field(default_factory=list)
     """Not yet written down."""
 
@@ -78,7 +81,7 @@ class Desk:
         halted = self._halted()
         if halted is not None and case.approval.state is ApprovalState.OPEN:
             return f"the run is about to end ({halted}): too late"
-        return consent.refusal(case.approval, verdict, case.rule, self._run.agent, now=workflow.now())
+        return consent.refusal(case.approval, verdict, case.rule, self._run.agent, now=workflow.now(), found=case.found)
 
     def take(self, verdict: Verdict) -> Approval:
         """Take a verdict that is not refused. Answers how the approval stands now."""
@@ -87,6 +90,9 @@ class Desk:
         state = case.approval.state
         what = "voted" if state is ApprovalState.OPEN else state.value
         self._happened(case, what, vote=case.approval.votes[-1])
+        if verdict.decision is Decision.AMEND and state is ApprovalState.OPEN:
+            # the others have been shown arguments that are void now
+            self._tell(case, "amended", self._silent(case.approval))
         return case.approval
 
     def note_refused(self, verdict: Verdict, reason: str) -> None:
@@ -105,7 +111,16 @@ class Desk:
             self._happened(case, "refused", vote=vote, detail=reason)
 
     async def ask(
-        self, ask: Ask, *, step: str, tool: str, arguments: dict[str, Any], rule: ApprovalRule, why: str, said: str
+        self,
+        ask: Ask,
+        *,
+        step: str,
+        tool: str,
+        arguments: dict[str, Any],
+        rule: ApprovalRule,
+        why: str,
+        said: str,
+        found: bool = False,
     ) -> Approval:
         """Ask, and wait until somebody has decided, nobody has in time, or the run is about to end.
 
@@ -116,7 +131,7 @@ class Desk:
         run_id = workflow.info().workflow_id
         case = _Case(
             Approval(
-                id=approval_id(run_id, step, ask),
+                id=self._unused(step, ask),
                 run_id=run_id,
                 agent=self._run.agent.name,
                 tenant=self._run.tenant,
@@ -134,6 +149,7 @@ class Desk:
                 expires_at=now + timedelta(seconds=rule.expires_s),
             ),
             rule,
+            found,
         )
         self._cases[case.approval.id] = case
         self._happened(case, "opened")
@@ -142,13 +158,17 @@ class Desk:
             await self._write(case)
             self._tell(case, "opened", case.approval.approvers)
             await self._until_ended(case)
-        except CancelledError:
-            if case.approval.state is ApprovalState.OPEN:
+        except (asyncio.CancelledError, ActivityError) as error:
+            # the second, where the cancellation has come while something was written down
+            if is_cancelled_exception(error) and case.approval.state is ApprovalState.OPEN:
                 self._end(case, ApprovalState.WITHDRAWN, "the run was cancelled")
-            raise
-        finally:
+                self._tell(case, case.approval.state.value, case.approval.approvers)
+            # not `finally`: a run that a worker drops from its memory must do nothing on its way out
             self._idle.end("approval")
             await self._write(case)
+            raise
+        self._idle.end("approval")
+        await self._write(case)
         self._tell(case, case.approval.state.value, case.approval.approvers)
         return case.approval
 
@@ -184,6 +204,19 @@ class Desk:
                 self._end(case, ApprovalState.WITHDRAWN, halted)
             await self._write(case)
 
+    def _unused(self, step: str, ask: Ask) -> str:
+        """An id that no earlier question bears: a verdict on the first must not do for the second."""
+        run_id, times = workflow.info().workflow_id, 1
+        key = approval_id(run_id, step, ask)
+        while key in self._cases:
+            times += 1
+            key = approval_id(run_id, f"{step}-{times}", ask)
+        return key
+
+    def _silent(self, approval: Approval) -> list[str]:
+        voted = {vote.by.lower() for vote in approval.votes}
+        return [who for who in approval.approvers if who.lower() not in voted]
+
     def _is_open(self, case: _Case) -> bool:
         return case.approval.state is ApprovalState.OPEN
 
@@ -200,8 +233,7 @@ class Desk:
             case.approval = replace(approval, approvers=[*approval.approvers, *more])
             to = rule.escalate_to
         else:
-            voted = {vote.by.lower() for vote in approval.votes}
-            to = [who for who in approval.approvers if who.lower() not in voted]
+            to = self._silent(approval)
         self._happened(case, what)
         self._tell(case, what, to)
 
@@ -217,7 +249,7 @@ class Desk:
         while case.events:
             await workflow.execute_activity(
                 APPROVAL_RECORD.name,
-                case.events.pop(0),
+                case.events[0],
                 result_type=type(None),
                 task_queue=self._run.agent.approvals_task_queue,
                 # without the audit nothing goes on
@@ -227,6 +259,8 @@ class Desk:
                 priority=self._priority(),
                 summary=f"write down {case.approval.id}",
             )
+            # only now: what a cancellation interrupts is written again
+            case.events.pop(0)
 
     def _tell(self, case: _Case, what: str, to: list[str]) -> None:
         for endpoint in case.approval.notify:

@@ -73,6 +73,9 @@ def _final(error: ActivityError) -> EffectResult | None:
     cause = error.cause
     if not isinstance(cause, ApplicationError):
         return None
+    if not cause.non_retryable:
+        # the time was up between two attempts: what the last one has told is not the end
+        return None
     if cause.type == names.FailureType.EFFECT_UNKNOWN:
         return EffectResult(state=EffectState.UNKNOWN, reason=cause.message)
     return EffectResult(state=EffectState.FAILED, reason=cause.message)

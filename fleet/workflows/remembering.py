@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 from fleet.contracts.runs import MemoryPolicy, RunInput
 from fleet.contracts.tools import MEMORY_KEEP, MEMORY_RECALL, Finding, Keep, Kept, ToolRequest, ToolResult
@@ -52,6 +52,8 @@ class Memory:
                 summary="recall",
             )
         except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
             workflow.logger.warning("nothing is recalled: %s", error.cause)
             return ""
         self.recalled = len(json.loads(found.content).get("memories", []))

@@ -2,19 +2,24 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowHandle
+from temporalio.api.enums.v1 import EventType, IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.testservice.v1 import SleepRequest
+from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from fleet.contracts import names
-from fleet.contracts.approvals import ApprovalEvent, ApprovalRule, Notice
+from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalRule, ApprovalState, Decision, Notice, Verdict
 from fleet.contracts.effects import EffectRequest, EffectResult, EffectState, Mode
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, QuotaUse, Role, ToolCall, Usage
 from fleet.contracts.runs import AgentDefinition, Budget, CallPolicy, RunInput, RunResult, ToolBinding
@@ -36,6 +41,7 @@ from fleet.contracts.tools import (
 )
 from fleet.workflows.agent import AgentWorkflow
 from fleet.workflows.effect import EffectWorkflow
+from tests.conftest import binary
 from workers.pool import SANDBOX
 
 
@@ -78,17 +84,37 @@ class Fakes:
     events: list[ApprovalEvent] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     notices: list[Notice] = field(default_factory=list)
+    deaf: bool = False
+    """Nobody can be told of an approval."""
     memories: list[dict[str, str]] = field(default_factory=list)
+    recalled: list[ToolRequest] = field(default_factory=list)
+    forgetful: ApplicationError | None = None
+    """Why nothing can be recalled."""
+    thinking: asyncio.Event | None = None
+    """Set once the model was asked."""
+    thought: asyncio.Event | None = None
+    """When set, the model answers only after it."""
     kept: list[Keep] = field(default_factory=list)
+    audit: asyncio.Event | None = None
+    """When set, nothing can be written down before it is."""
     under_way: asyncio.Event = field(default_factory=asyncio.Event)
     expected: int = 1
     """How many tools are called before `under_way` is set."""
     hold: asyncio.Event | None = None
-    """When set, tools and the model wait for it once they have said that they are under way."""
+    """When set, tools wait for it once they have said that they are under way."""
+    effects_hold: asyncio.Event | None = None
+    """When set, effects wait for it instead."""
+    fate: EffectResult | Exception | None = None
+    """What becomes of an effect, looked at once it was waited for."""
+    busy: int = 0
+    """Tools under way."""
 
     @activity.defn(name=LLM_CHAT.name)
     async def chat(self, request: ChatRequest) -> ChatResult:
         self.seen.append(request)
+        if self.thinking is not None:
+            self.thinking.set()
+        await _until(self.thought)
         answer = self.script[min(len(self.seen), len(self.script)) - 1]
         if isinstance(answer, Exception):
             raise answer
@@ -96,7 +122,7 @@ class Fakes:
 
     @activity.defn(name=SEARCH_QUERY.name)
     async def query(self, request: ToolRequest) -> ToolResult:
-        await self._wait()
+        await self._wait(self.hold)
         return self.search(request)
 
     @activity.defn(name=EMAIL_SEND.name)
@@ -113,15 +139,21 @@ class Fakes:
 
     @activity.defn(name=APPROVAL_RECORD.name)
     async def record(self, event: ApprovalEvent) -> None:
+        await _until(self.audit)
         self.events.append(event)
         self.asked.set()
 
     @activity.defn(name=APPROVAL_NOTIFY.name)
     async def notify(self, notice: Notice) -> None:
+        if self.deaf:
+            raise ApplicationError("nobody listens", type="ProviderFailed")
         self.notices.append(notice)
 
     @activity.defn(name=MEMORY_RECALL.name)
     async def recall(self, request: ToolRequest) -> ToolResult:
+        self.recalled.append(request)
+        if self.forgetful is not None:
+            raise self.forgetful
         return ToolResult(content=json.dumps({"memories": self.memories}))
 
     @activity.defn(name=MEMORY_KEEP.name)
@@ -139,25 +171,38 @@ class Fakes:
         answer = self.effect(request)
         if isinstance(answer, Exception):
             raise answer
+        if request.mode is Mode.ACCOUNT and any(had.key == request.key for had in self.sent):
+            return EffectResult(state=EffectState.DONE, content='{"done": true}', evidence=evidence)
         if request.mode is Mode.ACCOUNT:
             return answer or EffectResult(state=EffectState.FAILED, reason="withdrawn before it began")
         try:
-            await self._wait()
+            await self._wait(self.effects_hold or self.hold)
         except asyncio.CancelledError:
             if not self.committed:
                 raise
+        answer = answer or self.fate
+        if isinstance(answer, Exception):
+            raise answer
         if answer is not None:
             return answer
         self.sent.append(request)
         return EffectResult(state=EffectState.DONE, content='{"done": true}', evidence=evidence)
 
-    async def _wait(self) -> None:
+    async def _wait(self, hold: asyncio.Event | None) -> None:
         self.expected -= 1
         if self.expected <= 0:
             self.under_way.set()
-        while self.hold is not None and not self.hold.is_set():
-            activity.heartbeat()
-            await asyncio.wait({asyncio.ensure_future(self.hold.wait())}, timeout=0.1)
+        self.busy += 1
+        try:
+            await _until(hold)
+        finally:
+            self.busy -= 1
+
+
+async def _until(hold: asyncio.Event | None) -> None:
+    while hold is not None and not hold.is_set():
+        activity.heartbeat()
+        await asyncio.wait({asyncio.ensure_future(hold.wait())}, timeout=0.1)
 
 
 def run_input(
@@ -225,3 +270,81 @@ async def start(client: Client, queue: str, **wanted: Any) -> WorkflowHandle[Any
         task_queue=queue,
         result_type=RunResult,
     )
+
+
+def pays(**changes: str) -> ChatResult:
+    """The model wants to transfer money."""
+    return calls("transfer", **{"payee": "DE1", "amount": "120.50", "currency": "EUR", "reference": "r", **changes})
+
+
+async def opened(run: WorkflowHandle[Any, RunResult]) -> Approval:
+    """The run's first open approval, once there is one."""
+    async with asyncio.timeout(20):
+        while True:
+            asked = await run.query(names.APPROVALS_QUERY, result_type=list[Approval])
+            for approval in asked:
+                if approval.state is ApprovalState.OPEN:
+                    return approval
+            await asyncio.sleep(0.02)
+
+
+def verdict(
+    approval: Approval, decision: Decision = Decision.APPROVE, by: str = "ann@example.com", **how: Any
+) -> Verdict:
+    """What somebody says of an approval that was shown."""
+    return Verdict(approval_id=approval.id, decision=decision, by=by, **{"digest": approval.digest, **how})
+
+
+async def decided(run: WorkflowHandle[Any, RunResult], said: Verdict) -> Approval:
+    """Say it by update."""
+    return await run.execute_update(names.DECIDE_UPDATE, said, result_type=Approval)
+
+
+async def refused(run: WorkflowHandle[Any, RunResult], said: Verdict) -> str:
+    """Why it is refused; how the approval stands if it is not."""
+    try:
+        taken = await decided(run, said)
+    except WorkflowUpdateFailedError as error:
+        cause = error.cause
+    else:
+        return f"taken: {taken.state.value}"
+    assert isinstance(cause, ApplicationError)
+    assert cause.type == names.FailureType.VERDICT_REFUSED
+    return cause.message
+
+
+@contextmanager
+def time_skipping() -> Iterator[str]:
+    """Address of a server whose clock, one for all its runs, stands at real speed until `skip` is called."""
+    loop = asyncio.new_event_loop()
+    environment = loop.run_until_complete(
+        WorkflowEnvironment.start_time_skipping(test_server_existing_path=binary("temporal-test-server"))
+    )
+    keywords = dict.fromkeys(names.SEARCH_ATTRIBUTES, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
+    request = AddSearchAttributesRequest(namespace="default", search_attributes=keywords)
+    loop.run_until_complete(environment.client.operator_service.add_search_attributes(request))
+    yield environment.client.service_client.config.target_host
+    loop.run_until_complete(environment.shutdown())
+    loop.close()
+
+
+async def skip(client: Client, **how: float) -> None:
+    """Let that much time pass, at once. While an activity is under way the server does not: end it first."""
+    await client.test_service.unlock_time_skipping_with_sleep(SleepRequest(duration=timedelta(**how)))
+
+
+async def quiet(run: WorkflowHandle[Any, RunResult]) -> None:
+    """Until the run waits for people and timers only: no activity, and nothing that it has not yet taken note of."""
+    async with asyncio.timeout(20):
+        while True:
+            length = (described := await run.describe()).history_length
+            if not described.raw_description.pending_activities:
+                await run.query(names.STATUS_QUERY)
+                last = (await run.fetch_history()).events[-1]
+                idle = last.event_type not in (
+                    EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+                    EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+                )
+                if idle and last.event_id == length and length > 3:
+                    return
+            await asyncio.sleep(0.02)
