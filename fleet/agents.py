@@ -5,7 +5,7 @@ from fleet.contracts.runs import AgentDefinition, AllowLists, Budget, CallPolicy
 from fleet.contracts.tools import TOOLS
 from fleet.errors import BadInput
 from fleet.manifest import Manifest
-from fleet.tables import APPROVALS_POOL, LLM_POOL, MEMORY_POOL, ApprovalSpec, MemorySpec
+from fleet.tables import APPROVALS_POOL, LLM_POOL, MEMORY_POOL, ApprovalSpec, ApprovalsSpec, MemorySpec
 
 
 def definition(manifest: Manifest, name: str) -> AgentDefinition:
@@ -50,6 +50,7 @@ def definition(manifest: Manifest, name: str) -> AgentDefinition:
         ),
         max_output_tokens=spec.max_output_tokens,
         approvals=[_rule(rule) for rule in spec.approvals],
+        asks=_default(manifest.approvals),
         approvals_task_queue=manifest.task_queue(APPROVALS_POOL),
         on_unknown=spec.on_unknown,
         trust_found=spec.trust_found,
@@ -83,6 +84,12 @@ def _rule(spec: ApprovalSpec) -> ApprovalRule:
         amend=spec.amend,
         notify=spec.notify,
     )
+
+
+def _default(spec: ApprovalsSpec) -> ApprovalRule | None:
+    if not spec.model_fields_set & {"approvers", "notify", "expires"}:
+        return None
+    return ApprovalRule(tool="", approvers=spec.approvers, notify=spec.notify, expires_s=spec.expires.total_seconds())
 
 
 def _memory(manifest: Manifest, spec: MemorySpec | None) -> MemoryPolicy | None:

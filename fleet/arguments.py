@@ -8,7 +8,7 @@ from typing import Any, Final
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from fleet.conditions import matches
+from fleet.conditions import fits
 from fleet.contracts.runs import AllowLists, ToolBinding
 
 MOST: Final = 3
@@ -42,10 +42,13 @@ def problems(binding: ToolBinding, arguments: Mapping[str, Any]) -> str | None:
 
 
 def excluded(binding: ToolBinding, arguments: Mapping[str, Any], allow: AllowLists) -> str | None:
-    """Which argument is on no allow-list, in one line; None when all are allowed."""
+    """Which argument is on no allow-list, in one line; None when all are allowed.
+
+    It is compared as it will be sent, spaces included: who is sent to is who was allowed.
+    """
     lists = {"recipients": allow.recipients, "payees": allow.payees}
     for argument, name in binding.lists.items():
         allowed, value = lists[name], str(arguments.get(argument, ""))
-        if allowed and not any(matches(value, pattern) for pattern in allowed):
+        if allowed and not any(fits(value, pattern) for pattern in allowed):
             return f"{binding.spec.name}: {argument} {value[:80]!r} is not on the list of {name} of this agent"
     return None

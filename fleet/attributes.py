@@ -14,6 +14,8 @@ from fleet.errors import BadInput, Unreachable
 _AGENT: Final = SearchAttributeKey.for_keyword(AGENT_ATTRIBUTE)
 _TENANT: Final = SearchAttributeKey.for_keyword(TENANT_ATTRIBUTE)
 
+_NOT_FOR_US: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
+
 
 def of_run(agent: str, tenant: str) -> TypedSearchAttributes:
     """What a run is found by from its start."""
@@ -21,18 +23,27 @@ def of_run(agent: str, tenant: str) -> TypedSearchAttributes:
 
 
 async def missing(client: Client) -> list[str]:
-    """Those that the namespace does not know.
+    """Those that the namespace does not know. None, too, where that cannot be asked.
+
+    A client without the role for it is denied the operator service, and some servers do not have it: whether the
+    attributes are there shows at the first run.
 
     Raises:
         Unreachable: Temporal does not answer.
         BadInput: one is there, but not as a keyword.
     """
     try:
-        listed = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace)
-        )
+        return await _missing(client)
     except RPCError as error:
+        if error.status in _NOT_FOR_US:
+            return []
         raise Unreachable(f"Temporal: {error.message}") from None
+
+
+async def _missing(client: Client) -> list[str]:
+    listed = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
     for name in SEARCH_ATTRIBUTES:
         kind = listed.custom_attributes.get(name, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
         if kind != IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
@@ -48,8 +59,12 @@ async def register(client: Client) -> list[str]:
 
     Raises:
         Unreachable: Temporal does not answer, or does not allow it.
+        BadInput: one is there, but not as a keyword.
     """
-    wanted = await missing(client)
+    try:
+        wanted = await _missing(client)
+    except RPCError as error:
+        raise Unreachable(f"Temporal: search attributes cannot be listed: {error.message}") from None
     if not wanted:
         return []
     request = AddSearchAttributesRequest(

@@ -1,6 +1,7 @@
 """The one client: start, watch, stop runs. What the CLI and other programs use."""
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from temporalio.client import (
 )
 from temporalio.common import Priority, WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from fleet import agents, attributes
@@ -32,6 +33,9 @@ from fleet.settings import Settings
 from fleet.tables import AGENTS_POOL, WEBHOOK_POOL
 
 T = TypeVar("T")
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}")
+"""What a run may be called: it becomes part of the keys of its effects."""
 
 LONGEST_MESSAGE = 10_000
 """Characters of what is said to a run."""
@@ -144,6 +148,8 @@ class FleetClient:
             door=self._manifest.max_active is not None,
             tell=[self._told(endpoint) for endpoint in dict.fromkeys(tell)],
         )
+        if run_id is not None and not RUN_ID.fullmatch(run_id):
+            raise BadInput(f"run id {run_id[:80]!r}: must be letters, digits, _ . : -, at most 200")
         workflow_id = run_id or f"{agent}-{secrets.token_hex(5)}"
         try:
             await self.temporal.start_workflow(
@@ -232,6 +238,8 @@ class FleetClient:
             return await _patiently(lambda: self.handle(run_id).result())
         except WorkflowFailureError as error:
             cause = error.cause
+            if isinstance(cause, CancelledError):
+                return RunResult(outcome=Outcome.STOPPED, answer="", reason="the run was cancelled")
             reason = cause.message if isinstance(cause, ApplicationError) else str(cause)
             kind = cause.type if isinstance(cause, ApplicationError) else type(cause).__name__
             return RunResult(outcome=Outcome.FAILED, answer="", reason=f"{kind}: {reason}")

@@ -6,10 +6,12 @@ They are written by operators, over arguments that a model has written. Python's
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
+from itertools import islice, product
 from typing import Any, Final
+from unicodedata import normalize
 
 from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
 
@@ -41,8 +43,26 @@ def number(value: object) -> Decimal:
 
 
 def matches(value: object, pattern: str) -> bool:
-    """Whether text is of a pattern with `*` and `?`, whatever the case of its letters."""
-    return fnmatchcase(str(value).strip().lower(), pattern.strip().lower().replace("[", "[[]"))
+    """Whether text is of a pattern with `*` and `?`, whatever the case of its letters and the spaces around it."""
+    return fits(str(value).strip(), pattern)
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Whether text, its spaces included, is of a pattern with `*` and `?`, whatever the case of its letters."""
+    return fnmatchcase(text.lower(), pattern.strip().lower().replace("[", "[[]"))
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name of a list stands for many."""
+    return "*" in name or "?" in name
+
+
+def person(name: str) -> str:
+    """The form of a name by which people are compared: NFKC (Unicode annex 15), no spaces around it, case folded.
+
+    What follows a `+` in an address is a part of it: `ana+1@example.com` is somebody else.
+    """
+    return normalize("NFKC", name).strip().casefold()
 
 
 def _lower(value: object) -> str:
@@ -85,6 +105,8 @@ class _Evaluator(EvalWithCompoundTypes):  # type: ignore[misc]  # it has no type
 def check(expression: str, arguments: Mapping[str, Any]) -> None:
     """Refuse an expression that can never be told.
 
+    It is also told of samples of the arguments' types: what compares text with a number fails for each of them.
+
     Args:
         expression: what an operator has written.
         arguments: the properties of the tool's JSON Schema.
@@ -92,6 +114,55 @@ def check(expression: str, arguments: Mapping[str, Any]) -> None:
     Raises:
         BadCondition: with the reason.
     """
+    tree = _readable(expression, arguments)
+    if any(isinstance(node, ast.Subscript) for node in ast.walk(tree)):
+        return  # what an object or a list holds has no samples
+    names: dict[str, Any] = {"agent": "", "tenant": "", "found": False, "arguments": {}}
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used = sorted(read & {*arguments} - {*CONTEXT} | read & {"found"})
+    samples = [[True, False] if name == "found" else list(_samples(name, arguments[name])) for name in used]
+    failed: TypeError | None = None
+    tried = 0
+    for values in islice(product(*samples), _MOST_SAMPLES + 1):
+        tried += 1
+        try:
+            _Evaluator(names | dict(zip(used, values, strict=True))).eval(expression)
+        except TypeError as error:
+            failed = error
+        except _UNTOLD:
+            return  # of these values it cannot be told, of others perhaps
+        else:
+            return
+    if tried <= _MOST_SAMPLES:
+        raise BadCondition(f"{expression!r} can never be told: {failed}")
+
+
+_UNTOLD: Final = (InvalidExpression, ArithmeticError, ValueError, LookupError, AttributeError, RecursionError)
+_MOST_SAMPLES: Final = 2000
+"""Combinations that are tried. Of an expression with more nothing is said."""
+_OF_TYPE: Final[dict[str, list[Any]]] = {
+    "string": ["text", ""],
+    "number": [1, Decimal("1.5")],
+    "integer": [1],
+    "boolean": [True, False],
+    "array": [[], ["text"], [1]],
+    "object": [{}],
+    "null": [],
+}
+
+
+def _samples(name: str, schema: Mapping[str, Any]) -> Iterator[Any]:
+    """Values that an argument may have, and None, which it has if it was not given."""
+    if name in _AMOUNTS:
+        yield number("120.50")
+    else:
+        kinds = schema.get("type", list(_OF_TYPE))
+        for kind in [kinds] if isinstance(kinds, str) else kinds:
+            yield from _OF_TYPE.get(kind, ())
+    yield None
+
+
+def _readable(expression: str, arguments: Mapping[str, Any]) -> ast.AST:
     tree = _tree(expression)
     known = {*arguments, *CONTEXT, *_FUNCTIONS}
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -104,6 +175,7 @@ def check(expression: str, arguments: Mapping[str, Any]) -> None:
             raise BadCondition(f"{expression!r}: only these can be called: {', '.join(_FUNCTIONS)}")
         if type(node) not in _KNOWN:
             raise BadCondition(f"{expression!r}: {type(node).__name__} is not allowed")
+    return tree
 
 
 _KNOWN: Final = {
@@ -139,14 +211,12 @@ def holds(
     Raises:
         BadCondition: it cannot be told. Who decides by it must take the safe side.
     """
-    check(expression, schema)
+    _readable(expression, schema)
     names = dict.fromkeys(schema) | {name: _exactly(name, value) for name, value in arguments.items()}
     names |= {"agent": agent, "tenant": tenant, "found": found, "arguments": dict(arguments)}
     try:
         return bool(_Evaluator(names).eval(expression))
-    except (
-        InvalidExpression, ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError
-    ) as error:  # fmt: skip
+    except (TypeError, *_UNTOLD) as error:
         raise BadCondition(f"{expression!r} cannot be told of this call: {error}") from None
 
 

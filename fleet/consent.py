@@ -1,12 +1,14 @@
 """Which calls need a human, and what a human's word may do. Pure."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from itertools import chain
+from typing import Any, Final
 
 from fleet.arguments import excluded, problems
-from fleet.conditions import BadCondition, domain, holds, matches, number
+from fleet.conditions import BadCondition, domain, fits, holds, is_pattern, matches, number, person
 from fleet.contracts.approvals import Approval, ApprovalRule, ApprovalState, Ask, Decision, Verdict, Vote, digest
 from fleet.contracts.effects import EffectResult, EffectState
 from fleet.contracts.runs import AgentDefinition, ToolBinding
@@ -18,6 +20,9 @@ _ENDS = {
     Decision.SKIP: ApprovalState.SKIPPED,
 }
 LONGEST_COMMENT = 2000
+_ATOMS = r"[!#-'+\-./0-9=A-Z\[\]^-~]+"
+_ADDRESS: Final = re.compile(f"{_ATOMS}@{_ATOMS}")
+"""One plain address: printable ASCII, nothing that an address list, a display name or a pattern is written with."""
 
 
 def needed(
@@ -25,7 +30,8 @@ def needed(
 ) -> tuple[ApprovalRule, str] | None:
     """The rule that wants a human for this call, and why in words; None if the call may be made.
 
-    Of several rules the one that wants the most people holds. A rule that cannot be told of the call holds.
+    All rules that hold are one (`together`). A rule that cannot be told of the call holds. Once strangers' text was
+    read, a call that moves money is asked for by all rules of its tool together; if it has none, by the default rule.
 
     Args:
         agent: with its rules.
@@ -34,26 +40,78 @@ def needed(
         tenant: whose run it is.
         found: whether strangers' text was read before.
     """
-    holding = _strictest(agent, binding, arguments, tenant=tenant, found=found)
+    holding = _holding(agent, binding, arguments, tenant=tenant, found=found)
     if holding is not None:
         return holding
     if binding.guarded and found and not agent.trust_found:
-        of_tool = [rule for rule in agent.approvals if rule.tool == binding.spec.name]
-        rule = max(of_tool, key=lambda each: each.needed, default=ApprovalRule(tool=binding.spec.name))
-        return rule, "text written by strangers was read before"
+        return _of_tool(agent, binding.spec.name, 604_800.0), "text written by strangers was read before"
     return None
 
 
-def _strictest(
+def together(rules: Sequence[ApprovalRule]) -> ApprovalRule:
+    """Several rules for one call as one, whatever their order.
+
+    As many people as the rule that wants most, of those who are on the list of every rule that has one; if these are
+    too few, of the list of the rule that wants most people, among equals the narrowest: without patterns, the
+    shortest. Everybody's endpoints are told, the first end counts, every `amend` must be satisfied. Reminders and
+    escalation are those of the strictest.
+
+    Args:
+        rules: one or more, of one tool.
+    """
+    first, *others = ordered = sorted(rules, key=_strictness)
+    if not others:
+        return first
+    lists = [rule.approvers for rule in ordered if rule.approvers]
+    common = [who for who in dict.fromkeys(map(person, chain(*lists))) if all(_covered(who, each) for each in lists)]
+    enough = len(common) >= first.needed or any(map(is_pattern, common))
+    amends = list(dict.fromkeys(rule.amend.strip() for rule in ordered if rule.amend))
+    return replace(
+        first,
+        when="",
+        over={},
+        outside=[],
+        approvers=common if common and enough else next(iter(lists), []),
+        expires_s=min(rule.expires_s for rule in ordered),
+        amend=amends[0] if len(amends) == 1 else " and ".join(f"({amend})" for amend in amends),
+        notify=list(dict.fromkeys(chain(*(rule.notify for rule in ordered)))),
+    )
+
+
+def _strictness(rule: ApprovalRule) -> tuple[Any, ...]:
+    patterns = any(map(is_pattern, rule.approvers))
+    # the last only so that the order in the manifest decides nothing
+    return -rule.needed, not rule.approvers, patterns, len(rule.approvers), sorted(rule.approvers), repr(rule)
+
+
+def _covered(who: str, approvers: Sequence[str]) -> bool:
+    """Whether everybody that an entry of a list stands for is on another list."""
+    # a `?` stands for one letter, which the `*` of a pattern is not
+    return any(
+        who == person(each) or (fits(who, person(each)) and not (is_pattern(who) and "?" in each)) for each in approvers
+    )
+
+
+def _of_tool(agent: AgentDefinition, tool: str, expires_s: float) -> ApprovalRule:
+    """All rules of a tool together; without any the default rule."""
+    of_tool = [rule for rule in agent.approvals if rule.tool == tool]
+    if of_tool:
+        return together(of_tool)
+    return ApprovalRule(tool=tool, expires_s=expires_s) if agent.asks is None else replace(agent.asks, tool=tool)
+
+
+def _holding(
     agent: AgentDefinition, binding: ToolBinding, arguments: Mapping[str, Any], *, tenant: str, found: bool
 ) -> tuple[ApprovalRule, str] | None:
     holding = [
         (rule, why)
-        for rule in agent.approvals
+        for rule in sorted(agent.approvals, key=_strictness)
         if rule.tool == binding.spec.name
         and (why := _why(rule, agent, binding, arguments, tenant=tenant, found=found)) is not None
     ]
-    return max(holding, key=lambda each: each[0].needed, default=None)
+    if not holding:
+        return None
+    return together([rule for rule, _ in holding]), "; ".join(dict.fromkeys(why for _, why in holding))
 
 
 def _why(
@@ -102,21 +160,25 @@ def refusal(
         now: when it is said.
         found: whether strangers' text was read before the call was asked for.
     """
-    by = verdict.by.strip().lower()
+    by = person(verdict.by)
     if approval.state is not ApprovalState.OPEN:
         return f"{approval.id} is {ended(approval)}: too late"
     if now >= approval.expires_at:
         return f"{approval.id} has expired at {approval.expires_at:%Y-%m-%d %H:%M} UTC: too late"
     if not by:
         return "who decides? name yourself"
-    if approval.approvers and not any(matches(by, allowed) for allowed in approval.approvers):
-        return f"{verdict.by} may not decide {approval.id}; those may: {', '.join(approval.approvers)}"
+    if approval.approvers and by not in [person(who) for who in approval.approvers if not is_pattern(who)]:
+        # a pattern would fit one person under many names
+        if any(map(is_pattern, approval.approvers)) and not _ADDRESS.fullmatch(by):
+            return f"{verdict.by!r} is not one plain address, as ana@example.com: name yourself so"
+        if not any(fits(by, person(allowed)) for allowed in approval.approvers):
+            return f"{verdict.by} may not decide {approval.id}; those may: {', '.join(approval.approvers)}"
     if verdict.digest != approval.digest:
         return (
             f"the verdict is on other arguments ({verdict.digest or 'no digest'}) than those of {approval.id}"
             f" ({approval.digest}): look at it again"
         )
-    if any(vote.by.strip().lower() == by for vote in approval.votes):
+    if any(person(vote.by) == by for vote in approval.votes):
         return f"{verdict.by} has decided on {approval.id} already: another approver must"
     if len(verdict.comment) > LONGEST_COMMENT:
         return f"the comment has {len(verdict.comment)} characters; {LONGEST_COMMENT} are the most"
@@ -142,24 +204,40 @@ def _amendment(
     against = problems(binding, verdict.arguments) or excluded(binding, verdict.arguments, agent.allow)
     if against is not None:
         return against
-    stricter = _strictest(agent, binding, verdict.arguments, tenant=approval.tenant, found=found)
-    if stricter is not None and stricter[0] != rule:
-        # what a call of these arguments would have needed, the amended one needs too
-        wanted, why = stricter
-        if wanted.needed > approval.needed:
-            return f"amended beyond the policy: {wanted.needed} must agree on such a call ({why})"
-        if wanted.approvers and not any(matches(verdict.by, allowed) for allowed in wanted.approvers):
-            return f"amended beyond the policy: {verdict.by} may not allow such a call ({why})"
-    if not rule.amend:
-        return None
+    holding = _holding(agent, binding, verdict.arguments, tenant=approval.tenant, found=found)
+    if holding is not None and _stricter(holding[0], rule):
+        # others may agree to the amended call later: what it would have needed by itself cannot be told of its author
+        wanted, why = holding
+        who = f"{wanted.needed} of {', '.join(wanted.approvers)}" if wanted.approvers else f"{wanted.needed} people"
+        return f"these arguments need {who} ({why}): reject it and let the agent ask anew"
     schema = binding.spec.parameters.get("properties", {})
-    try:
-        within = holds(
-            rule.amend, verdict.arguments, schema=schema, agent=agent.name, tenant=approval.tenant, found=found
-        )
-    except BadCondition as bad:
-        return f"amended beyond the policy: {bad}"
-    return None if within else f"amended beyond the policy: {rule.amend} must hold"
+    for amend in dict.fromkeys([rule.amend, holding[0].amend if holding is not None else ""]):
+        try:
+            within = not amend or holds(
+                amend, verdict.arguments, schema=schema, agent=agent.name, tenant=approval.tenant, found=found
+            )
+        except BadCondition as bad:
+            return f"amended beyond the policy: {bad}"
+        if not within:
+            return f"amended beyond the policy: {amend} must hold"
+    return None
+
+
+def _stricter(wanted: ApprovalRule, asked: ApprovalRule) -> bool:
+    """Whether what would do for the question that was asked may not do for the other."""
+    if wanted.needed > asked.needed:
+        return True
+    if not wanted.approvers:
+        return False
+    later = asked.escalate_to if asked.escalate_s is not None else []
+    may_later = list(wanted.approvers)
+    if wanted.escalate_s is not None and asked.escalate_s is not None and wanted.escalate_s <= asked.escalate_s:
+        may_later += wanted.escalate_to
+    return (
+        not asked.approvers
+        or not all(_covered(person(who), wanted.approvers) for who in asked.approvers)
+        or not all(_covered(person(who), may_later) for who in later)
+    )
 
 
 def after(approval: Approval, verdict: Verdict, now: datetime) -> Approval:
@@ -167,9 +245,10 @@ def after(approval: Approval, verdict: Verdict, now: datetime) -> Approval:
 
     An amendment is its author's approval of other arguments: what others have said of the earlier ones is void.
     """
+    by = person(verdict.by)
     vote = Vote(
         decision=verdict.decision,
-        by=verdict.by.strip(),
+        by=by if _ADDRESS.fullmatch(by) else verdict.by.strip(),
         channel=verdict.channel,
         digest=verdict.digest,
         at=now,
@@ -233,7 +312,5 @@ def fate(result: EffectResult) -> str:
 
 
 def settling(agent: AgentDefinition, tool: str) -> ApprovalRule:
-    """Who is asked whether an effect was had: those who allow the tool's calls."""
-    of_tool = [rule for rule in agent.approvals if rule.tool == tool]
-    rule = max(of_tool, key=lambda each: each.needed, default=ApprovalRule(tool=tool, expires_s=2_592_000.0))
-    return replace(rule, when="", over={}, outside=[], amend="")
+    """Who is asked whether an effect was had: those who allow the tool's calls; without a rule, the default's."""
+    return replace(_of_tool(agent, tool, 2_592_000.0), when="", over={}, outside=[], amend="")

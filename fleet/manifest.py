@@ -33,7 +33,7 @@ class Manifest(Table):
     agents: dict[str, AgentSpec]
     limiter: LimiterSpec = LimiterSpec()
     tenants: dict[str, TenantSpec] = Field(default_factory=dict)
-    """Those that are not named weigh 1 and have no daily budget, or that of the tenant `*`."""
+    """Those that are not named weigh 1. Who has no daily budget of its own has that of the tenant `*`."""
     endpoints: dict[str, Endpoint] = Field(default_factory=dict)
     """Who can be told something."""
     approvals: ApprovalsSpec = ApprovalsSpec()
@@ -52,9 +52,9 @@ class Manifest(Table):
         return spec.weight if spec else 1.0
 
     def daily(self, tenant: str) -> DailySpec | None:
-        """What the tenant may spend in a day; None: not counted."""
-        spec = self.tenants.get(tenant) or self.tenants.get("*")
-        return spec.daily if spec else None
+        """What the tenant may spend in a day, by its own table or by that of `*`; None: not counted."""
+        specs = self.tenants.get(tenant), self.tenants.get("*")
+        return next((spec.daily for spec in specs if spec is not None and spec.daily is not None), None)
 
     def scopes(self) -> list[str]:
         """The scopes that have a quota, but for templates of tenants' shares."""
@@ -98,11 +98,12 @@ def examine(path: Path) -> tuple[Manifest | None, list[str]]:
 
 def _path(loc: tuple[int | str, ...]) -> str:
     # pydantic names the chosen member of a union as a step of the path; the file has no such step
-    # nor one for the limits of a quota
+    # nor one for the limits of a quota, nor for the key of a table beside its value
     steps = [
         s
         for i, s in enumerate(loc)
-        if not (i == 2 and (loc[0] in ("providers", "endpoints") or (loc[0], s) == ("quotas", "rates")))
+        if s != "[key]"
+        and not (i == 2 and (loc[0] in ("providers", "endpoints") or (loc[0], s) == ("quotas", "rates")))
     ]
     return ".".join(f'"{s}"' if isinstance(s, str) and not re.fullmatch(r"[\w-]+", s) else str(s) for s in steps)
 

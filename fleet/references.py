@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fleet.conditions import BadCondition, check
+from fleet.conditions import BadCondition, check, is_pattern
 from fleet.contracts.tools import TOOLS, WEBHOOK_SEND
 from fleet.rates import SCOPE, UNITS, unit_of
 from fleet.tables import AGENTS_POOL, APPROVALS_POOL, LLM_POOL, MEMORY_POOL, POOLS, REFERENCE, WEBHOOK_POOL
@@ -26,6 +26,27 @@ def references(raw: dict[str, Any]) -> Iterator[str]:
         kind = _table(providers, model.partition("/")[0]).get("kind")
         if kind not in ("openai", "anthropic"):
             yield f'prices."{model}": there is no [providers.{model.partition("/")[0]}] of kind openai or anthropic'
+    yield from _money(raw)
+    approvals = _table(raw, "approvals")
+    yield from _notified("approvals", approvals, _list(approvals, "approvers"), _table(raw, "endpoints"))
+
+
+def _money(raw: dict[str, Any]) -> Iterator[str]:
+    """Money is counted only where every model has a price, and added only where all are in one currency."""
+    agents, tenants, prices = _table(raw, "agents"), _table(raw, "tenants"), _table(raw, "prices")
+    models = dict.fromkeys(str(_table(agents, name).get("model")) for name in agents)
+    daily = [name for name in tenants if "money" in _table(_table(tenants, name), "daily")]
+    for tenant in daily:
+        for model in models:
+            if model not in prices:
+                yield f'{_key("tenants", tenant)}.daily.money: needs [prices."{model}"]'
+    currencies = sorted({str(_table(prices, model).get("currency", "USD")) for model in prices})
+    if len(currencies) > 1 and (daily or any("money" in _table(_table(agents, name), "budget") for name in agents)):
+        yield f"prices: are in {', '.join(currencies)}: where money is budgeted, all are in one currency"
+
+
+def _key(table: str, name: str) -> str:
+    return f"{table}.{name}" if re.fullmatch(r"[\w-]+", name) else f'{table}."{name}"'
 
 
 def _quota_references(quotas: dict[str, Any], providers: dict[str, Any]) -> Iterator[str]:
@@ -126,8 +147,10 @@ def _asking_references(name: str, agent: dict[str, Any], raw: dict[str, Any]) ->
     """Whom an agent asks, and what it remembers."""
     pools, endpoints = _table(raw, "pools"), _table(raw, "endpoints")
     tools = [tool for tool in _list(agent, "tools") if isinstance(tool, str) and tool in TOOLS]
-    effects = [tool for tool in tools if TOOLS[tool].effect]
-    asks = agent.get("on_unknown", "ask") == "ask" and effects
+    effects = any(TOOLS[tool].effect for tool in tools)
+    guarded = any(TOOLS[tool].guarded for tool in tools)
+    # `resend` asks as well, when it has been tried in vain
+    asks = (effects and agent.get("on_unknown", "ask") != "skip") or (guarded and agent.get("trust_found") is not True)
     if (asks or agent.get("approvals")) and APPROVALS_POOL not in pools:
         yield f"agents.{name}: needs [pools.{APPROVALS_POOL}], through which humans are asked"
     if "memory" in agent and MEMORY_POOL not in pools:
@@ -161,14 +184,18 @@ def _rule_references(where: str, rule: dict[str, Any], tools: list[str], endpoin
         if rule.get(key) and argument not in arguments:
             yield f"{where}.{key}: {tool} has no argument {argument!r}"
     people = [*_list(rule, "approvers"), *_list(_table(rule, "escalate"), "to")]
-    addresses = [who for who in people if isinstance(who, str) and "@" in who and "*" not in who]
+    yield from _notified(where, rule, people, endpoints)
+
+
+def _notified(where: str, rule: dict[str, Any], people: list[Any], endpoints: dict[str, Any]) -> Iterator[str]:
+    addresses = [who for who in people if isinstance(who, str) and "@" in who and not is_pattern(who)]
     for endpoint in _list(rule, "notify"):
         if not isinstance(endpoint, str):
             continue
         if endpoint not in endpoints:
             yield f"{where}.notify: there is no [endpoints.{endpoint}]"
         elif _table(endpoints, endpoint).get("kind") == "email" and not addresses:
-            yield f"{where}.notify: {endpoint} writes to each approver, and the rule names none by address"
+            yield f"{where}.notify: {endpoint} writes to each approver, and there is none by address"
 
 
 def _endpoint_references(endpoints: dict[str, Any], providers: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:

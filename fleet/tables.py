@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from fleet.conditions import is_pattern, person
 from fleet.rates import Duration, Table, Wait
 
 REFERENCE = r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$"
@@ -163,6 +164,13 @@ class ApprovalsSpec(Table):
     """Where `fleet console` can be reached by approvers: what links begin with. Without it notices have no link."""
     link_key: str | None = Field(default=None, pattern=REFERENCE)
     """Where the key is that links are signed with: 32 characters or more, the same for workers and console."""
+    approvers: list[str] = Field(default_factory=list)
+    """Who is asked about a tool that no rule of its agent names: after strangers' text, and whether an effect was
+    had. Empty: whoever can reach the run."""
+    notify: list[str] = Field(default_factory=list)
+    """Endpoints that are told of such a question."""
+    expires: Duration = timedelta(days=7)
+    """How long such a question waits. Without this, `approvers` and `notify`: 30 days whether an effect was had."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -226,7 +234,7 @@ class ApprovalSpec(Table):
     tool: str
     when: str = ""
     """Expression over the arguments, as `amount > 500 or domain(to) != "example.com"`."""
-    over: dict[str, Money] = Field(default_factory=dict)
+    over: dict[Currency, Money] = Field(default_factory=dict)
     """Currency to the largest amount that needs nobody. Other currencies always do."""
     outside: list[str] = Field(default_factory=list)
     """Domains whose recipients need nobody."""
@@ -244,9 +252,15 @@ class ApprovalSpec(Table):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        plain = [who for who in self.approvers if "*" not in who]
-        if self.approvers and len(plain) == len(self.approvers) and len(set(plain)) < self.needed:
-            raise ValueError(f"needed = {self.needed}, but only {len(set(plain))} approvers")
+        people = {person(who) for who in self.approvers}
+        if self.needed > 1 and not people:
+            raise ValueError(f"needed = {self.needed}: name the approvers, without whom anybody is several")
+        if people and len(people) < self.needed and not any(map(is_pattern, people)):
+            raise ValueError(f"needed = {self.needed}, but only {len(people)} approvers")
+        if any(after >= self.expires for after in self.remind):
+            raise ValueError(f"remind: {max(self.remind)} is not before the end, after {self.expires}")
+        if self.escalate is not None and self.escalate.after >= self.expires:
+            raise ValueError(f"escalate.after: {self.escalate.after} is not before the end, after {self.expires}")
         return self
 
 

@@ -1,8 +1,8 @@
 """What each pool serves: the manifest's providers become clients, and clients become activities."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from workers.database.engine import Database
     from workers.effects.attempts import Attempts
     from workers.providers.chat import ChatProvider
+    from workers.providers.mail import Mailer
+    from workers.providers.webhooks import Endpoint
 
 CHECK_TIMEOUT_S = 10.0
 """How long a worker that starts waits for a provider's first answer."""
@@ -190,13 +192,15 @@ async def _webhook(shop: Shop, name: str, admission: Admission) -> Activities:
     from workers.tools.webhook import Target, WebhookTools
 
     del name
-    targets = {
-        endpoint: Target(endpoint=clients.endpoint(shop.settings, endpoint, spec), deadline=spec.deadline)
-        for endpoint, spec in shop.manifest.endpoints.items()
-        if isinstance(spec, WebhookEndpoint)
-    }
+    targets: dict[str, Target] = {}
+    unusable: dict[str, str] = {}
+    for endpoint, spec in shop.manifest.endpoints.items():
+        if isinstance(spec, WebhookEndpoint):
+            with _spared(endpoint, unusable):
+                found = clients.endpoint(shop.settings, endpoint, spec)
+                targets[endpoint] = Target(endpoint=found, deadline=spec.deadline)
     attempts = await shop.attempts(admission, None)
-    return [WebhookTools(attempts, Ledger(await shop.database()), WebhookClient(), targets).send]
+    return [WebhookTools(attempts, Ledger(await shop.database()), WebhookClient(), targets, unusable).send]
 
 
 async def _memory(shop: Shop, name: str, admission: Admission) -> Activities:
@@ -222,23 +226,36 @@ async def _approvals(shop: Shop, name: str, admission: Admission) -> Activities:
 
     del name
     manifest, settings = shop.manifest, shop.settings
-    endpoints = manifest.endpoints
-    mailers = {}
-    for endpoint, spec in endpoints.items():
-        if isinstance(spec, EmailEndpoint):
-            provider = manifest.providers[spec.provider]
-            assert isinstance(provider, MailProvider | MailApiProvider)
-            mailer = clients.mailer(settings, spec.provider, provider)
-            mailers[endpoint] = (mailer, scope_of(manifest, spec.provider))
-    channels = Channels(
-        webhooks={n: clients.endpoint(settings, n, e) for n, e in endpoints.items() if isinstance(e, WebhookEndpoint)},
-        slacks={n: clients.endpoint(settings, n, e) for n, e in endpoints.items() if isinstance(e, SlackEndpoint)},
-        mailers=mailers,
-    )
+    webhooks: dict[str, Endpoint] = {}
+    slacks: dict[str, Endpoint] = {}
+    mailers: dict[str, tuple[Mailer, str]] = {}
+    unusable: dict[str, str] = {}
+    for endpoint, spec in manifest.endpoints.items():
+        with _spared(endpoint, unusable):
+            if isinstance(spec, EmailEndpoint):
+                provider = manifest.providers[spec.provider]
+                assert isinstance(provider, MailProvider | MailApiProvider)
+                mailer = clients.mailer(settings, spec.provider, provider)
+                mailers[endpoint] = (mailer, scope_of(manifest, spec.provider))
+            elif isinstance(spec, SlackEndpoint):
+                slacks[endpoint] = clients.endpoint(settings, endpoint, spec)
+            else:
+                webhooks[endpoint] = clients.endpoint(settings, endpoint, spec)
+    channels = Channels(webhooks=webhooks, slacks=slacks, mailers=mailers, unusable=unusable)
     made = links(settings, manifest)
     link = made.link if made else lambda approval, who: None
     tools = NotifyTools(Book(await shop.database()), WebhookClient(), channels, link, admission)
     return [tools.record, tools.notify]
+
+
+@contextmanager
+def _spared(endpoint: str, unusable: dict[str, str]) -> Iterator[None]:
+    """An endpoint that lacks its secret keeps no pool from serving the others."""
+    try:
+        yield
+    except BadInput as bad:
+        unusable[endpoint] = str(bad)
+        log.warning("endpoint cannot be told anything", endpoint=endpoint, why=str(bad))
 
 
 _EFFECT_POOLS = ("email", "payments", WEBHOOK_POOL)

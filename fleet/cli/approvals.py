@@ -15,11 +15,12 @@ import typer
 from temporalio.client import WorkflowQueryFailedError
 
 from fleet.cli import context, database, output
-from fleet.cli.audit import CHANNEL
+from fleet.cli.audit import CHANNEL, REFUSED, Auditor
 from fleet.client import FleetClient, connect
 from fleet.consent import ended
 from fleet.contracts.approvals import Approval, ApprovalState, Ask, Decision, Verdict, run_of
 from fleet.contracts.tools import TOOLS
+from fleet.documents import plain
 from fleet.errors import BadInput, UnknownRun, Unreachable
 from fleet.settings import Settings
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 WITHIN_S = 5.0
 """How long a run is waited for to say what it has asked."""
 ALL = "all"
+OVERDUE = "overdue"
 _AGREE = frozenset({Decision.APPROVE, Decision.AMEND})
 
 
@@ -47,7 +49,7 @@ def ls(*, state: str, run_id: str | None, tenant: str | None, limit: int, manife
 
     found = context.run(work())
     if json:
-        output.document(found)
+        output.document([plain(approval) | {"overdue": _is_overdue(approval)} for approval in found])
         return
     rows = [
         (
@@ -57,7 +59,7 @@ def ls(*, state: str, run_id: str | None, tenant: str | None, limit: int, manife
             output.shorten(approval.why, 40),
             output.seconds(_open_s(approval)),
             output.moment(approval.expires_at),
-            approval.state.value,
+            _state(approval),
         )
         for approval in found
     ]
@@ -132,6 +134,17 @@ def decide(
         settings, loaded = context.load(manifest)
         client = FleetClient(await connect(settings), loaded)
         run_id = _run_of(approval_id)
+        try:
+            return await verdict(client, run_id)
+        except UnknownRun:
+            raise
+        except BadInput as refused:
+            detail = {"decision": decision.value, "digest": digest, "said": comment}
+            async with Auditor(settings) as auditor:
+                await auditor.note(REFUSED, approval_id, run_id=run_id, by=by, comment=str(refused), detail=detail)
+            raise
+
+    async def verdict(client: FleetClient, run_id: str) -> Approval:
         info = await client.info(run_id)
         if info.closed_at is not None:
             raise BadInput(f"run {run_id!r} has ended already ({info.state}): too late")
@@ -255,6 +268,15 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
+def _state(approval: Approval) -> str:
+    return OVERDUE if _is_overdue(approval) else approval.state.value
+
+
+def _is_overdue(approval: Approval) -> bool:
+    """Its time is up, and its run has not said so: no worker serves it, or it is gone."""
+    return approval.state is ApprovalState.OPEN and approval.expires_at <= datetime.now(UTC)
+
+
 def _asks(approval: Approval) -> str:
     call = f"{approval.tool}({', '.join(f'{name}={_short(value)}' for name, value in approval.arguments.items())})"
     return call if approval.ask is Ask.ALLOW else f"was it had? {call}"
@@ -285,7 +307,7 @@ def _lines(approval: Approval) -> Iterator[str]:
     is_open = approval.state is ApprovalState.OPEN
     voted = f", {_agreeing(approval)} of {approval.needed} agree" if is_open else ""
     yield f"approval  {approval.id}"
-    yield f"state     {approval.state.value if is_open else ended(approval)}{voted}"
+    yield f"state     {_state(approval) if is_open else ended(approval)}{voted}"
     yield from _what(approval)
     yield f"why       {output.visible(approval.why)}"
     yield f"goal      {output.visible(approval.goal)}"

@@ -1,8 +1,10 @@
 """The audit: what was done, by whom, through what. Acts of this command line are written into it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from workers.effects.book import AuditRow, Book
 
 CHANNEL = "cli"
+REFUSED = "approval.refused"
+"""A verdict that was not taken, through whatever channel."""
+_MOST_OPEN = 1000
 
 
 class Auditor:
@@ -56,24 +61,45 @@ class Auditor:
         *,
         run_id: str = "",
         tenant: str = "",
+        by: str | None = None,
         comment: str = "",
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write down one act. Never fails."""
-        from workers.database.engine import DatabaseLost
+        """Write down one act, of this user if nobody else is named. Never fails."""
 
-        try:
-            book = await self._opened()
+        async def write(book: "Book") -> None:
             await book.note(
                 what=what,
                 subject=subject,
                 run_id=run_id,
                 tenant=tenant,
-                actor=context.user(),
+                actor=context.user(by),
                 channel=CHANNEL,
                 comment=comment,
                 detail=detail,
             )
+
+        await self._write(write)
+
+    async def withdraw(self, run_id: str) -> None:
+        """Close what a run has asked that was terminated: it says nothing any more. Never fails."""
+        reason = f"the run was terminated by {context.user()}"
+
+        async def write(book: "Book") -> None:
+            from fleet.contracts.approvals import ApprovalEvent, ApprovalState
+
+            now = datetime.now(UTC)
+            for asked in await book.approvals(state=ApprovalState.OPEN, run_id=run_id, limit=_MOST_OPEN):
+                ended = replace(asked, state=ApprovalState.WITHDRAWN, decided_at=now, reason=reason)
+                await book.record(ApprovalEvent(approval=ended, what=ApprovalState.WITHDRAWN.value, at=now))
+
+        await self._write(write)
+
+    async def _write(self, write: Callable[["Book"], Awaitable[None]]) -> None:
+        from workers.database.engine import DatabaseLost
+
+        try:
+            await write(await self._opened())
         except (Unreachable, DatabaseLost) as lost:
             self._lost = str(lost)
             self._missed += 1

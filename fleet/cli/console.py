@@ -8,10 +8,12 @@ import structlog
 import typer
 
 from fleet.cli import context, database
+from fleet.cli.audit import REFUSED
 from fleet.client import FleetClient, connect
 from fleet.console.app import app
-from fleet.contracts.approvals import Approval
+from fleet.contracts.approvals import Approval, run_of
 from fleet.errors import BadInput, FleetError, Unreachable
+from fleet.links import Grant
 from fleet.manifest import Manifest
 from fleet.settings import Settings
 from workers.bootstrap import secrets
@@ -61,7 +63,21 @@ async def _serve(settings: Settings, manifest: Manifest, host: str, port: int) -
             except DatabaseLost as lost:
                 raise Unreachable(str(lost)) from None
 
-        pages = app(client, made, look)
+        async def note(grant: Grant, why: str) -> None:
+            try:
+                await book.note(
+                    what=REFUSED,
+                    subject=grant.approval_id,
+                    run_id=run_of(grant.approval_id),
+                    actor=grant.approver,
+                    channel="link",
+                    comment=why,
+                    detail={"digest": grant.digest},
+                )
+            except DatabaseLost as lost:
+                raise Unreachable(str(lost)) from None
+
+        pages = app(client, made, look, note)
         async with served(pages, host, port, what="console", remedy="--host and --port", grace_s=GRACE_S) as listening:
             await _until(stopping, listening)
     log.info("stopped")

@@ -1,5 +1,6 @@
 """The effect ledger, as operators read it: what nobody knows of, what was never delivered."""
 
+import json as jsons
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,8 @@ def show(key: str, *, manifest: Path | None, json: bool) -> None:
         return
     typer.echo(f"effect    {entry.key}")
     typer.echo(f"tool      {entry.tool}, arguments {entry.digest or 'not known'}")
+    for name, value in entry.arguments.items():
+        typer.echo(f"argument  {output.visible(f'{name}: {jsons.dumps(value, ensure_ascii=False)}')}")
     typer.echo(f"run       {entry.run_id} (agent {entry.agent}, tenant {entry.tenant})")
     typer.echo(f"state     {entry.state.value}, fence {entry.fence}")
     if entry.reason:

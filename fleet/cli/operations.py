@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
@@ -13,7 +14,17 @@ from fleet.contracts.names import SEARCH_ATTRIBUTES
 from fleet.errors import BadInput, FleetError
 from fleet.manifest import Manifest
 from fleet.settings import Settings
-from fleet.tables import AGENTS_POOL, BankProvider, MailApiProvider, MailProvider, ModelProvider, SearchProvider
+from fleet.tables import (
+    AGENTS_POOL,
+    BankProvider,
+    EmailEndpoint,
+    MailApiProvider,
+    MailProvider,
+    ModelProvider,
+    SearchProvider,
+    SlackEndpoint,
+    WebhookEndpoint,
+)
 
 
 def check(*, manifest: Path | None, json: bool) -> None:
@@ -123,6 +134,12 @@ async def _examine(settings: Settings, manifest: Manifest) -> list[Finding]:
             components.append((f"providers.{name}", lambda name=name, spec=spec: _bank(settings, name, spec)))  # type: ignore[misc]
         else:
             components.append((f"providers.{name}", lambda name=name, spec=spec: _mail(settings, name, spec)))  # type: ignore[misc]
+    for name, endpoint in manifest.endpoints.items():
+        # of those by e-mail the provider is asked
+        if not isinstance(endpoint, EmailEndpoint):
+            components.append((f"endpoints.{name}", lambda name=name, spec=endpoint: _endpoint(settings, name, spec)))  # type: ignore[misc]
+    if manifest.approvals.link_key is not None:
+        components.append(("approvals.link_key", lambda: _links(settings, manifest)))
     return [await _ask(name, question) for name, question in components]
 
 
@@ -227,3 +244,28 @@ async def _bank(settings: Settings, name: str, spec: BankProvider) -> str:
 
     await bank(settings, name, spec).check()
     return f"{spec.base_url}: answers"
+
+
+async def _endpoint(settings: Settings, name: str, spec: WebhookEndpoint | SlackEndpoint) -> str:
+    """Nobody is told anything by that."""
+    from workers.clients import endpoint
+    from workers.providers.outbound import Forbidden, parsed
+    from workers.providers.webhooks import signed
+
+    found = endpoint(settings, name, spec)
+    try:
+        parsed(found.url)
+    except Forbidden:
+        # the address may be a secret
+        raise BadInput(f"endpoints.{name}.url: is no http:// or https:// URL") from None
+    if isinstance(spec, SlackEndpoint):
+        return f"{spec.kind}: its address is set"
+    signed(found, message_id="doctor", body=b"", at=datetime.now(UTC))
+    return f"{spec.kind}: its address and its secret are set"
+
+
+async def _links(settings: Settings, manifest: Manifest) -> str:
+    from workers.serving import links
+
+    links(settings, manifest)
+    return f"links to {manifest.approvals.url}: the key is set"

@@ -8,7 +8,9 @@ from typing import Any
 
 import typer
 
-from fleet.documents import plain
+from fleet.documents import plain, visible
+
+__all__ = ["document", "moment", "problem", "seconds", "shorten", "table", "visible"]
 
 
 def problem(text: str) -> None:
@@ -37,14 +39,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
     width = None if sys.stdout.isatty() else 200
     # what models and strangers wrote is no markup
     Console(width=width, soft_wrap=False, markup=False, emoji=False).print(drawn)
-
-
-def visible(text: str) -> str:
-    """The text with escapes in place of what a terminal would not show, or would obey.
-
-    Control characters, reversed and zero-width text among them: whoever decides on a text sees all of it.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(text: str, most: int) -> str:

@@ -1,9 +1,10 @@
 """Stopping and steering runs: one, or all that a query names."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -14,6 +15,8 @@ from fleet.errors import BadInput, FleetError
 
 AT_ONCE = 16
 """Runs that are acted on at the same time."""
+TERMINATE = "terminate"
+"""The act after which a run closes nothing that it has asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ ACTS = {
     for act in (
         Act(name="stop", done="stopped", said="asked to stop", call=lambda c, run, why: c.stop(run, why)),
         Act(name="cancel", done="cancelled", said="asked to cancel", call=lambda c, run, _: c.cancel(run)),
-        Act(name="terminate", done="terminated", said="terminated", call=lambda c, run, why: c.terminate(run, why)),
+        Act(name=TERMINATE, done="terminated", said="terminated", call=lambda c, run, why: c.terminate(run, why)),
         Act(name="tell", done="told", said="told", call=lambda c, run, message: c.tell(run, message)),
         Act(name="pause", done="paused", said="paused", call=lambda c, run, why: c.pause(run, why)),
         Act(name="resume", done="resumed", said="resumed", call=lambda c, run, why: c.resume(run, why)),
@@ -104,7 +107,7 @@ async def _one(what: Act, run_id: str, words: str, manifest: Path | None, *, jso
     client = FleetClient(await connect(settings), loaded)
     async with Auditor(settings) as auditor:
         await what.call(client, run_id, words)
-        await auditor.note(f"run.{what.done}", run_id, run_id=run_id, comment=words)
+        await _written(auditor, what, run_id, words)
         if json:
             output.document({"act": what.name, "run": run_id, "audited": auditor.written})
         else:
@@ -166,12 +169,20 @@ async def each(
                     output.problem(f"{run_id}: {error}")
                 continue
             outcome.done.append(run_id)
-            await auditor.note(f"run.{what.done}", run_id, run_id=run_id, comment=words, detail={"query": query})
+            await _written(auditor, what, run_id, words, detail={"query": query})
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(min(AT_ONCE, len(runs))):
             tasks.create_task(work())
     return outcome
+
+
+async def _written(
+    auditor: Auditor, what: Act, run_id: str, words: str, *, detail: Mapping[str, Any] | None = None
+) -> None:
+    await auditor.note(f"run.{what.done}", run_id, run_id=run_id, comment=words, detail=detail)
+    if what.name == TERMINATE:
+        await auditor.withdraw(run_id)
 
 
 async def _has_ended(client: FleetClient, run_id: str) -> bool:

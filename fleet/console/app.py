@@ -4,6 +4,7 @@ Looking changes nothing (mail filters open links); deciding is a POST. A link na
 arguments that were shown; the run refuses a second verdict by the same approver, so a link decides once.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fleet.client import FleetClient
 from fleet.consent import ended
 from fleet.contracts.approvals import Approval, ApprovalState, Ask, Decision, Verdict, run_of
-from fleet.documents import plain
+from fleet.documents import plain, visible, visible_lines
 from fleet.errors import BadInput, FleetError, Unreachable
 from fleet.links import NOBODY, Grant, Links
 
@@ -43,6 +44,10 @@ _HEADERS: Final = {
 
 Look = Callable[[str], Awaitable[Approval | None]]
 """Finds an approval in the audit, where the run itself does not answer."""
+Note = Callable[[Grant, str], Awaitable[None]]
+"""Writes into the audit that a verdict was refused: of which link, and why. Nothing depends on it."""
+NOTE_WITHIN_S: Final = 5.0
+"""How long the answer waits for that."""
 log = structlog.get_logger("fleet.console")
 
 
@@ -50,15 +55,16 @@ class TooLarge(BadInput):
     """Nobody says so much."""
 
 
-def app(client: FleetClient, links: Links, look: Look) -> Starlette:
+def app(client: FleetClient, links: Links, look: Look, note: Note) -> Starlette:
     """The application.
 
     Args:
         client: to the runs.
         links: that were sent to approvers.
         look: into the audit.
+        note: into the audit.
     """
-    pages = _Approvals(client, links, look)
+    pages = _Approvals(client, links, look, note)
     return Starlette(
         routes=[
             Route("/live", _live),
@@ -75,10 +81,11 @@ async def _live(request: Request) -> Response:
 
 
 class _Approvals:
-    def __init__(self, client: FleetClient, links: Links, look: Look) -> None:
+    def __init__(self, client: FleetClient, links: Links, look: Look, note: Note) -> None:
         self._client = client
         self._links = links
         self._look = look
+        self._note = note
 
     async def show(self, request: Request) -> Response:
         as_json = "application/json" in request.headers.get("accept", "")
@@ -93,23 +100,32 @@ class _Approvals:
 
     async def decide(self, request: Request) -> Response:
         as_json = request.headers.get("content-type", "").startswith("application/json")
+        grant = None
         try:
             grant = self._grant(request)
             verdict = await self._verdict(request, grant, as_json=as_json)
             approval = await self._client.decide(verdict)
-        except TooLarge as error:
-            return _problem("Not taken", error, 413, as_json=as_json)
         except Unreachable as error:
             # it may have been taken
             log.warning("verdict not answered", why=str(error))
             return _problem("No answer", error, 503, as_json=as_json)
         except FleetError as error:
-            log.info("verdict refused", why=str(error))
-            return _problem("Not taken", error, 409, as_json=as_json)
+            await self._refused(grant, str(error))
+            return _problem("Not taken", error, 413 if isinstance(error, TooLarge) else 409, as_json=as_json)
         log.info("verdict taken", approval=approval.id, state=approval.state.value, by=grant.approver)
         if as_json:
             return JSONResponse({"approval": plain(approval), "you": grant.approver})
         return _page(approval, grant, said=f"Taken: {verdict.decision.value}.")
+
+    async def _refused(self, grant: Grant | None, why: str) -> None:
+        log.info("verdict refused", approval=grant.approval_id if grant else None, why=why)
+        if grant is None:
+            return  # of a link that is not ours nobody knows whose it is
+        try:
+            async with asyncio.timeout(NOTE_WITHIN_S):
+                await self._note(grant, why)
+        except (FleetError, TimeoutError) as error:
+            log.warning("the audit was not written", approval=grant.approval_id, why=str(error) or "no answer in time")
 
     def _grant(self, request: Request) -> Grant:
         return self._links.read(request.path_params["token"], datetime.now(UTC))
@@ -187,7 +203,7 @@ def _page(approval: Approval, grant: Grant, *, said: str) -> Response:
     page = _PAGES.get_template("approval.html").render(
         approval=approval,
         settle=approval.ask is Ask.SETTLE,
-        arguments=[(name, _shown(value)) for name, value in approval.arguments.items()],
+        arguments=[(visible(name), _shown(value)) for name, value in approval.arguments.items()],
         as_json=json.dumps(approval.arguments, indent=2, ensure_ascii=False),
         you=grant.approver,
         may_decide=is_open and not voted and not changed and grant.approver != NOBODY,
@@ -202,7 +218,11 @@ def _page(approval: Approval, grant: Grant, *, said: str) -> Response:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """As it is read: nothing hidden, in its lines, which its cell of the table holds together."""
+    return "\n".join(visible_lines(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+
+
+_PAGES.filters["shown"] = _shown
 
 
 def _problem(title: str, error: FleetError, status: int, *, as_json: bool) -> Response:

@@ -153,6 +153,8 @@ class Notice:
     """`opened`, `reminded`, `escalated`, or how it ended."""
     endpoint: str
     to: list[str]
+    at: datetime | None = None
+    """When that happened."""
 
 
 def digest(tool: str, arguments: dict[str, Any]) -> str:

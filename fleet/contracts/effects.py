@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from fleet.contracts.llm import QuotaUse
 from fleet.contracts.runs import CallPolicy
@@ -37,6 +37,10 @@ class OnUnknown(StrEnum):
     ASK = "ask"
     RESEND = "resend"
     SKIP = "skip"
+
+
+POLICY: Final = "policy"
+"""Who says that an effect was not had, where `on_unknown` does and no human."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,6 +104,8 @@ class AgentDefinition:
     policy: CallPolicy = field(default_factory=CallPolicy)
     max_output_tokens: int = 1024
     approvals: list[ApprovalRule] = field(default_factory=list)
+    asks: ApprovalRule | None = None
+    """Who is asked about a tool that no rule names; its `tool` is empty. None: anybody may answer, nobody is told."""
     approvals_task_queue: str = "approvals"
     """Where approvals are written down and humans are told."""
     on_unknown: str = "ask"

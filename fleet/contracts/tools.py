@@ -188,7 +188,13 @@ TOOLS: Final[dict[str, ToolContract]] = {
             description="Transfer money to an account, once.",
             parameters=_object(
                 ["payee", "amount", "currency", "reference"],
-                payee={"type": "string", "description": "The account to pay.", "minLength": 1, "maxLength": 64},
+                payee={
+                    "type": "string",
+                    "description": "The account to pay, without spaces around it.",
+                    "pattern": r"^\S(.*\S)?$",
+                    "minLength": 1,
+                    "maxLength": 64,
+                },
                 amount={
                     "type": "string",
                     "description": "A decimal, as 120.50.",

@@ -13,7 +13,7 @@ from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedErro
 from fleet import consent, policy
 from fleet.contracts import names
 from fleet.contracts.approvals import ApprovalState, Ask, digest
-from fleet.contracts.effects import EffectRequest, EffectResult, EffectState, OnUnknown
+from fleet.contracts.effects import POLICY, EffectRequest, EffectResult, EffectState, OnUnknown
 from fleet.contracts.runs import RunInput, RunResult, Told, ToolBinding
 from fleet.contracts.tools import WEBHOOK_SEND
 from fleet.workflows.desk import Desk
@@ -64,7 +64,7 @@ class Effects:
             tool=name,
             activity=tool.activity,
             arguments=arguments,
-            digest=digest(name, arguments),
+            digest=self._of_this_run(digest(name, arguments)),
             run_id=run_id,
             agent=self._run.agent.name,
             tenant=self._run.tenant,
@@ -79,7 +79,7 @@ class Effects:
             match OnUnknown(self._run.agent.on_unknown):
                 case OnUnknown.RESEND if resends < _RESENDS:
                     resends += 1
-                    again = replace(request, was_had=False, by="policy")
+                    again = replace(request, was_had=False, by=POLICY)
                 case OnUnknown.SKIP:
                     return result
                 case _:
@@ -89,12 +89,12 @@ class Effects:
                     again = answered
             await self._unpaused()
             why = self._halted()
-            if why is not None and again.by == "policy":
+            if why is not None and again.by == POLICY:
                 return result
             if why is not None:
                 # what a human has said is noted; nothing begins any more
                 again = policy.accounting(again, why)
-            result = await self._child(again, tool.task_queue, step)
+            result = await self._child(replace(again, deadline_s=self._left_s()), tool.task_queue, step)
         return result
 
     async def tell(self, result: RunResult) -> None:
@@ -116,7 +116,7 @@ class Effects:
             tool="send_webhook",
             activity=WEBHOOK_SEND.name,
             arguments=arguments,
-            digest=digest("send_webhook", arguments),
+            digest=self._of_this_run(digest("send_webhook", arguments)),
             run_id=run_id,
             agent=self._run.agent.name,
             tenant=self._run.tenant,
@@ -125,6 +125,10 @@ class Effects:
             priority=self._run.priority,
             weight=self._run.weight,
         )
+
+    def _of_this_run(self, digest: str) -> str:
+        """Another run under this id, once Temporal has forgotten this one, must not find its effects done."""
+        return f"{digest}@{workflow.info().first_execution_run_id[:8]}"
 
     async def _settled(
         self, request: EffectRequest, result: EffectResult, *, step: str, said: str

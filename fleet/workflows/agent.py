@@ -2,26 +2,26 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio import workflow
-from temporalio.common import Priority, RetryPolicy
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, is_cancelled_exception
 
-from fleet import budget, consent, planning, policy
+from fleet import budget, consent, planning
 from fleet.contracts import names
 from fleet.contracts.approvals import Approval, ApprovalState, Ask, Verdict
 from fleet.contracts.effects import EffectState
 from fleet.contracts.llm import ChatResult, Message, QuotaUse, Role, ToolCall
 from fleet.contracts.runs import Outcome, Phase, RunInput, RunResult, RunStatus, ToolBinding
 from fleet.contracts.tools import DOOR_ENTER, DOOR_LEAVE, LLM_CHAT, ToolRequest, ToolResult
+from fleet.workflows import calling
 from fleet.workflows.acting import Effects
 from fleet.workflows.desk import Desk
 from fleet.workflows.idle import Idle
 from fleet.workflows.remembering import Memory
-
-R = TypeVar("R")
 
 
 class _Ended(Exception):
@@ -40,7 +40,9 @@ class AgentWorkflow:
         self._run = run
         self._agent = run.agent
         self._id = workflow.info().workflow_id
-        self._messages: list[Message] = planning.opening(run.agent, run.goal, self._id)
+        # nobody who writes a document can know it
+        self._mark = workflow.uuid4().hex[:12]
+        self._messages: list[Message] = planning.opening(run.agent, run.goal, self._mark)
         self._told: list[str] = []
         self._spent = budget.Spent()
         self._waits: list[float] = []
@@ -54,6 +56,9 @@ class AgentWorkflow:
         self._desk = Desk(run, self._idle, self._halted)
         self._effects = Effects(run, self._desk, self._halted, self._unpaused, self._left_s)
         self._memory = Memory(run)
+        self._calls = calling.Calls(
+            run, lambda: self._stop_reason is not None, self._left_s, lambda: self._spent.steps > 0
+        )
 
     @workflow.run
     async def run(self, run: RunInput) -> RunResult:
@@ -65,9 +70,9 @@ class AgentWorkflow:
             # not `finally`: a run that a worker drops from its memory must do nothing on its way out
             await self._effects.tell(self._broken(error))
             await self._desk.close()
-            await self._leave()
+            await self._finish()
             raise
-        await self._leave()
+        await self._finish()
         # it has ended so: a cancellation that comes only now changes nothing
         telling = asyncio.create_task(self._effects.tell(result))
         with suppress(asyncio.CancelledError):
@@ -139,29 +144,33 @@ class AgentWorkflow:
 
     @decide.validator
     def _may_decide(self, verdict: Verdict) -> None:
-        reason = self._desk.refusal(verdict)
-        if reason is not None:
-            raise ApplicationError(reason, type=names.FailureType.VERDICT_REFUSED, non_retryable=True)
+        refused = self._desk.refusal(verdict)
+        if refused is not None:
+            raise ApplicationError(refused, type=names.FailureType.VERDICT_REFUSED, non_retryable=True)
 
     @workflow.signal(name=names.DECIDE_SIGNAL)
     def decide_by_signal(self, verdict: Verdict) -> None:
         """The same for those who cannot send updates. A refused one is written down, and changes nothing."""
-        reason = self._desk.refusal(verdict)
-        if reason is None:
+        verdict = replace(verdict, channel="signal")
+        refused = self._desk.refusal(verdict)
+        if refused is None:
             self._desk.take(verdict)
         else:
-            self._desk.note_refused(verdict, reason)
+            self._desk.note_refused(verdict, refused)
 
     async def _enter_by_door(self) -> None:
         self._check()
         self._enter(Phase.STARTING, "waits at the door")
         try:
-            await self._call(DOOR_ENTER, None, type(None), workflow.info().task_queue, "door")
+            await self._calls.call(DOOR_ENTER, None, type(None), workflow.info().task_queue, "door")
         except ActivityError as error:
             raise self._failed(error) from error
 
-    async def _leave(self) -> None:
+    async def _finish(self) -> None:
         self._phase = Phase.FINISHED
+        await self._leave()
+
+    async def _leave(self) -> None:
         if not self._run.door:
             return
         # a run that is not let go frees its place by itself after a while
@@ -179,7 +188,7 @@ class AgentWorkflow:
         remembered = await self._memory.recall()
         if remembered:
             self._found = True
-            block = planning.marked(remembered, self._id, tag="remembered")
+            block = planning.marked(remembered, self._mark, tag="remembered")
             self._messages.append(Message(role=Role.USER, content=f"From earlier runs:\n{block}"))
 
     async def _work(self) -> str:
@@ -231,6 +240,13 @@ class AgentWorkflow:
         if self._stop_reason is not None:
             raise _Ended(Outcome.STOPPED, self._stop_reason)
 
+    def _on_time(self) -> None:
+        if self._left_s() <= 0:
+            raise _Ended(Outcome.BUDGET_EXHAUSTED, self._too_late())
+
+    def _too_late(self) -> str:
+        return f"the deadline of {self._agent.budget.deadline_s:g} s has passed"
+
     def _check(self) -> None:
         self._obey()
         used_up = budget.exhausted(self._agent.budget, self._spent, self._elapsed_s())
@@ -240,7 +256,7 @@ class AgentWorkflow:
     async def _think(self) -> ChatResult:
         request = planning.request(self._agent, self._messages)
         try:
-            reply = await self._call(
+            reply = await self._calls.call(
                 LLM_CHAT.name, request, ChatResult, self._agent.llm_task_queue, f"step {self._spent.steps + 1}"
             )
         except ActivityError as error:
@@ -290,8 +306,9 @@ class AgentWorkflow:
 
     def _observe(self, call: ToolCall, tool: ToolBinding, result: ToolResult) -> None:
         content = result.content
-        if tool.finds and not result.error:
-            content = planning.marked(content, self._id)
+        if tool.finds:
+            # an error too may repeat what a stranger has written
+            content = planning.marked(content, self._mark)
             self._found = True
         self._messages.append(planning.observation(call, content))
         self._note(result.quota)
@@ -302,6 +319,8 @@ class AgentWorkflow:
         wanted = consent.needed(self._agent, tool, arguments, tenant=self._run.tenant, found=self._found)
         if wanted is not None:
             rule, why = wanted
+            # whoever waits for people is not active: its next call of a model comes in again
+            await self._leave()
             approval = await self._desk.ask(
                 Ask.ALLOW,
                 step=step,
@@ -319,6 +338,7 @@ class AgentWorkflow:
             await self._hold()
             arguments = approval.arguments
         if tool.effect:
+            self._on_time()
             result = await self._effects.have(tool, arguments, step=step, said=said)
             self._note(result.quota)
             content = result.content if result.state is EffectState.DONE else planning.refusal(consent.fate(result))
@@ -343,52 +363,26 @@ class AgentWorkflow:
             tenant=self._run.tenant,
         )
         try:
-            result = await self._call(tool.activity, request, ToolResult, tool.task_queue, f"{name} {step}")
+            result = await self._calls.call(tool.activity, request, ToolResult, tool.task_queue, f"{name} {step}")
         except ActivityError as error:
             # A stop or the deadline ends the run; a tool that failed for good is told to the model.
             self._check()
             if is_cancelled_exception(error):
                 raise
-            return ToolResult(content=planning.refusal(_reason(error)), error=True)
+            return ToolResult(content=planning.refusal(calling.reason(error)), error=True)
         self._memory.keep(step, result.findings)
         return result
-
-    async def _call(self, activity: str, request: Any, result: type[R], queue: str, summary: str) -> R:
-        limits = policy.timeouts(self._agent.policy, self._left_s())
-        handle: workflow.ActivityHandle[R] = workflow.start_activity(
-            activity,
-            args=[] if request is None else [request],
-            result_type=result,
-            task_queue=queue,
-            schedule_to_close_timeout=limits.schedule_to_close,
-            start_to_close_timeout=limits.start_to_close,
-            heartbeat_timeout=limits.heartbeat,
-            retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)),
-            cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
-            priority=Priority(
-                # runs in flight come before new ones
-                priority_key=self._run.priority + (0 if self._spent.steps else 1),
-                fairness_key=self._run.tenant,
-                fairness_weight=self._run.weight,
-            ),
-            summary=summary,
-        )
-        await workflow.wait_condition(lambda: handle.done() or self._stop_reason is not None)
-        if not handle.done():
-            handle.cancel()
-        return await handle
 
     def _failed(self, error: ActivityError) -> Exception:
         if self._stop_reason is not None:
             return _Ended(Outcome.STOPPED, self._stop_reason)
         if isinstance(error.cause, CancelledError):
             return error
-        if _type(error) == names.FailureType.BUDGET_EXHAUSTED:
-            return _Ended(Outcome.BUDGET_EXHAUSTED, _reason(error))
+        if calling.kind(error) == names.FailureType.BUDGET_EXHAUSTED:
+            return _Ended(Outcome.BUDGET_EXHAUSTED, calling.reason(error))
         if self._left_s() <= 0:
-            deadline = f"the deadline of {self._agent.budget.deadline_s:g} s has passed"
-            return _Ended(Outcome.BUDGET_EXHAUSTED, deadline)
-        return ApplicationError(_reason(error), type=_type(error), non_retryable=True)
+            return _Ended(Outcome.BUDGET_EXHAUSTED, self._too_late())
+        return ApplicationError(calling.reason(error), type=calling.kind(error), non_retryable=True)
 
     def _note(self, use: QuotaUse | None) -> None:
         if use is not None:
@@ -407,7 +401,7 @@ class AgentWorkflow:
         if is_cancelled_exception(error):
             return self._result(Outcome.STOPPED, self._last_words(), "the run was cancelled")
         kind, reason = (
-            (_type(error), _reason(error))
+            (calling.kind(error), calling.reason(error))
             if isinstance(error, ActivityError)
             else (getattr(error, "type", None), getattr(error, "message", ""))
         )
@@ -430,11 +424,3 @@ class AgentWorkflow:
             currency=self._agent.price.currency if self._agent.price else "",
             recalled=self._memory.recalled,
         )
-
-
-def _reason(error: ActivityError) -> str:
-    return getattr(error.cause, "message", "") or str(error.cause or error)
-
-
-def _type(error: ActivityError) -> str | None:
-    return error.cause.type if isinstance(error.cause, ApplicationError) else type(error.cause).__name__

@@ -36,6 +36,8 @@ from fleet.workflows.idle import Idle
 _HEARTBEAT = timedelta(seconds=20)
 _NOTIFY_WITHIN = timedelta(days=1)
 """How long it is tried to tell somebody. An endpoint that is down for longer must not hold the run."""
+_LAST_WORDS = timedelta(minutes=1)
+"""How long a run that is about to end waits for the audit."""
 _LAST_NOTICES = timedelta(seconds=5)
 """How long the end of a run waits for notices under way."""
 
@@ -247,7 +249,7 @@ class Desk:
 
     async def _write(self, case: _Case) -> None:
         while case.events:
-            await workflow.execute_activity(
+            writing = workflow.start_activity(
                 APPROVAL_RECORD.name,
                 case.events[0],
                 result_type=type(None),
@@ -259,12 +261,21 @@ class Desk:
                 priority=self._priority(),
                 summary=f"write down {case.approval.id}",
             )
+            await workflow.wait_condition(lambda writing=writing: writing.done() or self._halted() is not None)  # type: ignore[misc]
+            with suppress(TimeoutError):
+                await workflow.wait_condition(writing.done, timeout=_LAST_WORDS)
+            if writing.done():
+                await writing
+            else:
+                # whoever stops a run must not wait for an audit that is away: the history has it
+                workflow.logger.warning("not written down: %s %s", case.approval.id, case.events[0].what)
+                writing.cancel()
             # only now: what a cancellation interrupts is written again
             case.events.pop(0)
 
     def _tell(self, case: _Case, what: str, to: list[str]) -> None:
         for endpoint in case.approval.notify:
-            notice = Notice(approval=case.approval, what=what, endpoint=endpoint, to=to)
+            notice = Notice(approval=case.approval, what=what, endpoint=endpoint, to=to, at=workflow.now())
             self._notices.append(asyncio.create_task(self._notify(notice)))
 
     async def _notify(self, notice: Notice) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -203,6 +204,13 @@ async def _until(hold: asyncio.Event | None) -> None:
     while hold is not None and not hold.is_set():
         activity.heartbeat()
         await asyncio.wait({asyncio.ensure_future(hold.wait())}, timeout=0.1)
+
+
+def mark_of(fakes: Fakes) -> str:
+    """What strangers' text is fenced with in the run that these have served, as its model was told."""
+    found = re.search(r'<found id="([0-9a-f]+)">', fakes.seen[0].messages[0].content)
+    assert found, fakes.seen[0].messages[0].content
+    return found[1]
 
 
 def run_input(

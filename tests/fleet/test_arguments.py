@@ -104,6 +104,21 @@ def test_a_payee_is_on_a_list_of_its_own():
     assert excluded(binding("search"), {"query": "x"}, lists) is None
 
 
+@pytest.mark.parametrize("payee", [" DE1", "DE1 ", "DE1\n", "\tDE1", "DE1\u00a0", " ", "D\nE"])
+def test_a_payee_has_no_spaces_around_it(payee):
+    assert problems(binding("transfer"), PAY | {"payee": payee}) is not None
+    assert problems(binding("transfer"), PAY | {"payee": "DE 1"}) is None
+    assert problems(binding("transfer"), PAY | {"payee": "D" * 65}) is not None
+
+
+@pytest.mark.parametrize(("tool", "argument"), [("transfer", "payee"), ("send_email", "to")])
+def test_what_is_compared_with_a_list_is_exactly_what_will_be_sent(tool, argument):
+    lists = AllowLists(payees=["DE1"], recipients=["DE1"])
+    assert excluded(binding(tool), {argument: "DE1"}, lists) is None
+    assert excluded(binding(tool), {argument: " DE1"}, lists) is not None
+    assert excluded(binding(tool), {argument: "DE1\n"}, lists) is not None
+
+
 def test_an_argument_that_is_missing_is_on_no_list():
     assert excluded(binding("transfer"), {}, AllowLists(payees=["DE*"])) is not None
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fleet import conditions
-from fleet.conditions import BadCondition, check, domain, holds, matches, number
+from fleet.conditions import BadCondition, check, domain, fits, holds, is_pattern, matches, number, person
+from fleet.contracts.tools import TOOLS
 
 SCHEMA: dict[str, Any] = {name: {} for name in ("amount", "currency", "to", "note", "urgent", "rate", "tags")}
 
@@ -127,6 +128,53 @@ def test_an_unknown_name_is_refused_with_those_there_are():
         check("amuont > 5", SCHEMA)
 
 
+TRANSFER = TOOLS["transfer"].spec.parameters["properties"]
+WEBHOOK = TOOLS["send_webhook"].spec.parameters["properties"]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "amount > '500'",
+        "amount + currency == 'x'",
+        "payee > 5",
+        "-payee == 1",
+        "agent > 1",
+        "'DE' in amount",
+        "found > 'x'",
+        "currency == 'EUR' and amount > '500' or amount > '600'",
+        "matches(payee)",
+    ],
+)
+def test_what_fails_of_every_value_of_its_arguments_types_is_refused(expression):
+    with pytest.raises(BadCondition, match="can never be told: "):
+        check(expression, TRANSFER)
+
+
+@pytest.mark.parametrize(
+    ("expression", "schema"),
+    [
+        ("amount > 500", TRANSFER),
+        ("number(reference) > 5", TRANSFER),
+        ("payee is None or amount > '500'", TRANSFER),
+        ("found and amount > 500", TRANSFER),
+        ("arguments['amount'] > '500'", TRANSFER),
+        ("data['total'] + 5 > 6", WEBHOOK),
+        ("(data['a'] if 'a' in data else 5) > '4'", WEBHOOK),
+        ("data == {}", WEBHOOK),
+        ("'x' * len(type) == endpoint", WEBHOOK),
+        ("rate > 5", SCHEMA),
+        ("rate > 'x'", SCHEMA),
+        ("rate * tags == [1]", SCHEMA),
+        ("tags + [1] == tags and not urgent", SCHEMA),
+        ("1 / (amount - amount) > 1", TRANSFER),
+        (" + ".join(["to", "note", "urgent", "rate", "tags"]) + " == 1", SCHEMA),
+    ],
+)
+def test_what_can_be_told_of_some_values_is_not(expression, schema):
+    check(expression, schema)
+
+
 def test_an_expression_that_is_too_long_is_refused():
     longest = "amount" + " " * (conditions.LONGEST - len("amount"))
     check(longest, SCHEMA)
@@ -209,3 +257,15 @@ def test_the_functions_by_themselves():
 def test_a_pattern_knows_only_stars_and_question_marks():
     assert not matches("a@example.com", "[abc]@example.com")
     assert matches("[abc]@example.com", "[abc]@example.com")
+
+
+def test_a_list_is_compared_with_every_space():
+    assert fits("DE1", " de* ")
+    assert not fits(" DE1", "DE*")
+    assert not fits("DE1\n", "DE1")
+
+
+def test_people_are_compared_by_one_form_of_their_names():
+    assert person(" Ann@EXAMPLE.com ") == person("\uff41nn@example.com") == "ann@example.com"
+    assert person("ann+1@example.com") != person("ann@example.com")
+    assert [is_pattern(name) for name in ("*@x.y", "a?@x.y", "[a]@x.y")] == [True, True, False]

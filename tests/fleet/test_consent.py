@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -110,12 +111,62 @@ def test_an_amount_that_cannot_be_told_needs_one(amount):
     assert why(rule(over={"EUR": "100"}), arguments=PAY | {"amount": amount}) is not None
 
 
-def test_of_several_rules_the_one_that_wants_most_people_holds():
+ANA, BO, CFO = "ana@example.com", "bo@example.com", "cfo@example.com"
+
+
+def test_of_several_rules_that_hold_each_counts():
     rules = rule(approvers=["one"]), rule(over={"EUR": "100"}, needed=2), rule(when="amount > 500", needed=3)
     small, large = wanted(agent(*rules), PAY), wanted(agent(*rules), PAY | {"amount": "501"})
-    assert (small[0].needed, small[1]) == (2, "over 100 EUR")
+    assert (small[0].needed, small[1]) == (2, "over 100 EUR; every transfer needs a human")
     assert large[0].needed == 3
-    assert wanted(agent(*rules), PAY | {"amount": "5"})[0].approvers == ["one"]
+    assert wanted(agent(*rules), PAY | {"amount": "5"}) == (rules[0], "every transfer needs a human")
+
+
+def test_the_order_of_the_rules_decides_nothing():
+    rules = [
+        rule(over={"EUR": "500"}, approvers=[ANA, BO], notify=["mail"], expires_s=9.0, remind_s=[1.0]),
+        rule(over={"EUR": "10000"}, approvers=[CFO], notify=["hook", "mail"], expires_s=5.0, amend="amount < 9"),
+        rule(when="found", approvers=["*@example.com"], amend="payee == 'DE1'"),
+    ]
+    asked = [wanted(agent(*order), PAY | {"amount": "20000"}, found=True) for order in permutations(rules)]
+    assert all(each == asked[0] for each in asked)
+    together, why = asked[0]
+    # nobody is on all three lists: that of the strictest, who is one person
+    assert (together.approvers, together.needed, together.expires_s) == ([CFO], 1, 5.0)
+    assert sorted(together.notify) == ["hook", "mail"]
+    assert together.amend == "(amount < 9) and (payee == 'DE1')"
+    assert sorted(why.split("; ")) == ["found", "over 10000 EUR", "over 500 EUR"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "approvers"),
+    [
+        ([(1, [ANA, BO]), (1, ["BO@example.com ", CFO])], [BO]),
+        ([(1, [ANA, BO]), (1, [])], [ANA, BO]),
+        ([(1, ["*@example.com"]), (1, [ANA, "x@y.z"])], [ANA]),
+        ([(1, ["*@example.com"]), (1, ["*@*.com"])], ["*@example.com"]),
+        ([(2, [ANA, BO, CFO]), (1, [BO])], [ANA, BO, CFO]),  # two of one: the list of who wants two
+        ([(2, [ANA, BO]), (2, [ANA, CFO, "x@y.z"])], [ANA, BO]),
+        ([(1, ["*@x.y"]), (1, [ANA, BO])], [ANA, BO]),
+        ([(1, ["a?@x.y"]), (1, ["a*@x.y"])], ["a?@x.y"]),
+        ([(1, [ANA]), (3, ["*@x.y"])], ["*@x.y"]),
+        ([(1, []), (2, [])], []),
+    ],
+)
+def test_those_may_decide_who_are_on_every_list(lists, approvers):
+    rules = [rule(needed=needed, approvers=names) for needed, names in lists]
+    together = consent.together(rules)
+    assert (together.approvers, together.needed) == (approvers, max(needed for needed, _ in lists))
+    assert consent.together(rules[::-1]) == together
+
+
+def test_a_tool_that_no_rule_names_is_asked_for_by_the_default():
+    default = rule("", approvers=["ops@example.com"], notify=["mail"], expires_s=60.0)
+    of = agent(asks=default)
+    assert wanted(of, PAY) is None
+    assert wanted(of, PAY, found=True)[0] == replace(default, tool="transfer")
+    assert consent.settling(of, "send_email") == replace(default, tool="send_email")
+    assert consent.settling(agent(RULE, asks=default), "transfer").approvers == RULE.approvers
 
 
 def test_money_after_strangers_text_needs_a_human_whatever_the_rules_say():
@@ -170,11 +221,41 @@ def test_an_approver_of_the_list_is_heard(by):
     assert refused(verdict(by=by)) is None
 
 
-@pytest.mark.parametrize("by", ["eve@example.com", "ann@example.com.evil.net", "*", "*@board.example.com.evil.net"])
+@pytest.mark.parametrize("by", ["eve@example.com", "ann@example.com.evil.net", "a@board.example.com.evil.net"])
 def test_somebody_else_is_not(by):
     assert refused(verdict(by=by)) == (
         f"{by} may not decide run-1/1.1; those may: ann@example.com, *@board.example.com"
     )
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        "*",
+        "*@board.example.com",
+        "Bob <bob@board.example.com>",
+        "bob@evil.net,bob@board.example.com",
+        "bob @board.example.com",
+        "bob",
+        "b\u043eb@board.example.com",
+        "bob\u200b@board.example.com",
+        "bob\x00@board.example.com",
+    ],
+)
+def test_whom_a_pattern_lets_in_is_one_plain_address(by):
+    assert "is not one plain address" in refused(verdict(by=by))
+
+
+@pytest.mark.parametrize("by", ["BOB@board.example.com", "\uff42ob@board.example.com", " bob@BOARD.example.com\n"])
+def test_one_person_is_one_vote_however_the_name_is_written(by):
+    voted = consent.after(asked(needed=2), verdict(by="bob@board.example.com"), NOW)
+    assert "has decided on run-1/1.1 already" in refused(verdict(by=by), voted)
+    assert consent.after(asked(), verdict(by=by), NOW).votes[0].by == "bob@board.example.com"
+
+
+def test_what_follows_a_plus_is_a_part_of_the_address():
+    voted = consent.after(asked(needed=2), verdict(by="bob@board.example.com"), NOW)
+    assert refused(verdict(by="bob+1@board.example.com"), voted) is None
 
 
 def test_without_a_list_anybody_with_a_name_may():
@@ -268,18 +349,53 @@ def test_an_amendment_of_a_tool_that_the_agent_lacks_is_refused():
 
 
 def test_an_amendment_cannot_lead_around_a_stricter_rule():
-    one, two = rule(over={"EUR": "100"}), rule(over={"EUR": "1000"}, needed=2)
-    boss = rule(over={"USD": "5", "EUR": "1000000"}, approvers=["boss"], needed=1)
+    people = [ANA, BO, "ann@example.com"]
+    one = rule(over={"EUR": "100", "USD": "50"}, approvers=people)
+    two = rule(over={"EUR": "1000", "USD": "50"}, approvers=people, needed=2)
+    boss = rule(over={"USD": "5", "EUR": "1000000"}, approvers=["boss", "ann@example.com"])
     of = agent(one, two)
     assert refused(amending(amount="1000"), rule=one, of=of) is None
     assert refused(amending(amount="1001"), rule=one, of=of) == (
-        "amended beyond the policy: 2 must agree on such a call (over 1000 EUR)"
+        f"these arguments need 2 of {', '.join(people)} (over 1000 EUR; over 100 EUR): reject it and let the agent"
+        " ask anew"
     )
     assert refused(amending(amount="1001"), asked(needed=2), rule=two, of=of) is None
-    usd = replace(one, over={"EUR": "100", "USD": "50"})
-    assert refused(amending(currency="USD", amount="6"), rule=usd, of=agent(usd, boss)) == (
-        "amended beyond the policy: ann@example.com may not allow such a call (over 5 USD)"
+    assert "need 1 of boss, ann@example.com (over 5 USD)" in refused(
+        amending(currency="USD", amount="6"), rule=one, of=agent(one, boss)
     )
+
+
+def test_an_amender_who_might_allow_it_alone_cannot_hand_it_to_others_who_might_not():
+    """Under four eyes the second vote may come from somebody whom the stricter rule does not name."""
+    four = rule(over={"EUR": "100"}, approvers=[ANA, BO, CFO], needed=2)
+    high = rule(over={"EUR": "5000"}, approvers=[ANA, CFO], needed=2)
+    of, case = agent(four, high), asked(approvers=four.approvers, needed=2)
+    assert refused(replace(amending(amount="4000"), by=CFO), case, rule=four, of=of) is None
+    assert "these arguments need 2 of ana@example.com, cfo@example.com" in refused(
+        replace(amending(amount="6000"), by=CFO), case, rule=four, of=of
+    )
+
+
+def test_an_amendment_is_not_handed_to_those_to_whom_the_stricter_rule_does_not_escalate():
+    case = asked(approvers=[ANA])
+    low = rule(over={"EUR": "100"}, approvers=[ANA], escalate_s=60.0, escalate_to=[CFO])
+
+    def said(**high: Any) -> Any:
+        strict = rule(over={"EUR": "5000"}, approvers=[ANA], **high)
+        verdict_ = replace(amending(amount="6000"), by=ANA)
+        return consent.refusal(case, verdict_, low, agent(strict), now=NOW, found=False)
+
+    assert said() is not None
+    assert said(escalate_s=61.0, escalate_to=[CFO]) is not None
+    assert said(escalate_s=60.0, escalate_to=[CFO]) is None
+    assert said(escalate_s=60.0, escalate_to=[BO]) is not None
+
+
+def test_an_amendment_satisfies_what_the_rules_of_its_own_arguments_want_of_one():
+    low = rule(over={"EUR": "100"}, approvers=["ann@example.com"])
+    high = replace(low, over={"EUR": "1000"}, amend="amount <= 1500")
+    assert refused(amending(amount="1400"), rule=low, of=agent(low, high)) is None
+    assert "amount <= 1500 must hold" in refused(amending(amount="1600"), rule=low, of=agent(low, high))
 
 
 def test_what_a_verdict_needs_may_depend_on_strangers_text():

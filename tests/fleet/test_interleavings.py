@@ -45,10 +45,10 @@ class Said:
 
 VERDICTS = st.builds(
     Said,
-    decision=st.sampled_from([Decision.APPROVE, Decision.APPROVE, Decision.REJECT, Decision.AMEND]),
-    by=st.sampled_from([ANN, BOB, BOB, EVE]),
+    decision=st.sampled_from([*[Decision.APPROVE] * 4, Decision.REJECT, Decision.AMEND, Decision.AMEND]),
+    by=st.sampled_from([ANN, ANN, BOB, BOB, EVE]),
     amount=st.sampled_from(["7.00", "500.00", "120.50"]),
-    looks=st.booleans(),
+    looks=st.sampled_from([True, True, False]),
     signal=st.booleans(),
 )
 ACTIONS = st.one_of(
@@ -81,22 +81,30 @@ def address() -> Iterator[str]:
     deadline=None,
     derandomize=True,
     print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.too_slow],
 )
 @given(
     needed=st.sampled_from([1, 1, 2]),
     committed=st.booleans(),
     early=st.booleans(),
     instants=st.lists(INSTANTS, min_size=1, max_size=6),
+    in_the_end=st.sampled_from(["stop", "approve", "approve"]),
 )
 def test_whatever_happens_in_whatever_order_there_is_one_outcome_and_it_is_told(
-    address, needed, committed, early, instants
+    needed, committed, early, instants, in_the_end
 ):
-    asyncio.run(_play(address, needed, committed, early, instants))
+    # a server for each: of a run that ended before its call did, this one keeps the clock from being skipped for ever
+    with time_skipping() as address:
+        asyncio.run(_play(address, needed, committed, early, instants, in_the_end))
 
 
 async def _play(
-    address: str, needed: int, committed: bool, early: bool, instants: list[tuple[int, list[Said | str]]]
+    address: str,
+    needed: int,
+    committed: bool,
+    early: bool,
+    instants: list[tuple[int, list[Said | str]]],
+    in_the_end: str,
 ) -> None:
     client = await Client.connect(address)
     queue = f"q-{uuid4().hex}"
@@ -122,7 +130,13 @@ async def _play(
         for hold in (fakes.hold, fakes.effects_hold):
             hold.set()
         await _waiting_says_for_what(run, fakes)
+        if in_the_end == "approve":
+            await _act(run, fakes, seen, "resume")
+            for who in (ANN, BOB):
+                await _say(run, seen, Said(decision=Decision.APPROVE, by=who))
+            await _waiting_says_for_what(run, fakes)
         result = await _end(run)
+        event("cancelled" if result is None else result.outcome.value)
         await _check(client, run, fakes, seen, result)
 
 
@@ -175,11 +189,15 @@ async def _say(run: Any, seen: Seen, said: Said) -> None:
             await run.signal(names.DECIDE_SIGNAL, replace(word, channel="signal"))
             seen.signalled += 1
             return
-        await run.execute_update(names.DECIDE_UPDATE, word, result_type=Approval)
+        await asyncio.wait_for(run.execute_update(names.DECIDE_UPDATE, word, result_type=Approval), 3)
     except WorkflowUpdateFailedError as error:
         cause = error.cause
     except RPCError as error:
         seen.refused.append(str(error))
+        return
+    except TimeoutError:
+        # this server, unlike the real one (test_approvals), forgets an update that finds the run ended
+        assert (await run.describe()).status is not WorkflowExecutionStatus.RUNNING
         return
     else:
         seen.taken.append(word)
@@ -216,10 +234,8 @@ async def _end(run: Any) -> RunResult | None:
     except WorkflowFailureError as failure:
         cause = failure.cause
     else:
-        event(result.outcome.value)
         return result
     assert isinstance(cause, CancelledError), cause
-    event("cancelled")
     return None
 
 
@@ -254,6 +270,7 @@ async def _check(client: Client, run: Any, fakes: Fakes, seen: Seen, result: Run
     assert result.outcome in (Outcome.COMPLETED, Outcome.STOPPED)
     if result.outcome is Outcome.STOPPED:
         assert result.reason == "stop"
+    assert result.outcome is not Outcome.COMPLETED or "stop" not in seen.done or result.answer == "done"
 
 
 def _check_effect(fakes: Fakes, approval: Approval | None) -> None:
@@ -262,7 +279,7 @@ def _check_effect(fakes: Fakes, approval: Approval | None) -> None:
         assert approval is not None
         assert approval.state is ApprovalState.APPROVED
         # exactly what was agreed to, by as many as were needed, none of whom is a stranger
-        assert (had.arguments, had.digest) == (approval.arguments, approval.digest)
+        assert (had.arguments, had.digest.partition("@")[0]) == (approval.arguments, approval.digest)
         agreed = {vote.by for vote in approval.votes if vote.decision is not Decision.REJECT}
         assert len(agreed) >= approval.needed
         assert agreed <= {ANN, BOB}

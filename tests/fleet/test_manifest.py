@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fleet import agents, manifest
+from fleet.contracts.approvals import ApprovalRule
 from fleet.errors import BadInput
 from fleet.rates import Rate, read_rate
 
@@ -225,12 +226,12 @@ def test_whom_an_agent_asks_and_what_it_remembers_is_in_its_definition(tmp_path)
     assert {tool.spec.name for tool in one.tools if tool.effect} == {"send_email", "transfer", "send_webhook"}
 
 
-def test_a_tenant_without_a_daily_budget_of_its_own_has_that_of_all_others(tmp_path):
+def test_a_tenant_without_a_daily_budget_of_its_own_has_that_of_the_star_also_if_it_has_a_table(tmp_path):
     found = manifest.load(_write(tmp_path, WHOLE))
     acme = found.daily("acme")
     assert (acme.steps, acme.tokens, acme.money, acme.time) == (9, 99, Decimal("12.50"), timedelta(hours=2))
     assert found.daily("somebody").steps == 5
-    assert found.daily("free") is None
+    assert found.daily("free").steps == 5
     assert (found.weight("free"), found.weight("somebody")) == (2, 1)
     assert manifest.load(_write(tmp_path, GOOD)).daily("acme") is None
 
@@ -241,6 +242,12 @@ def test_a_tenant_without_a_daily_budget_of_its_own_has_that_of_all_others(tmp_p
         # providers, endpoints, links
         ("https://bank.", "bank.", "providers.bank.base_url: must begin with https:// or http://"),
         ('url = "https://fleet', 'url = "fleet', "approvals.url: must begin with https:// or http://"),
+        ("[approvals]", '[approvals]\nnotify = ["peeple"]', "approvals.notify: there is no [endpoints.peeple]"),
+        (
+            "[approvals]",
+            '[approvals]\napprovers = ["o?s@b.c"]\nnotify = ["people"]',
+            "approvals.notify: people writes to each approver, and there is none by address",
+        ),
         ('link_key = "env:LINK_KEY"', "", "approvals: url and link_key are needed together"),
         ('"env:LINK_KEY"', '"the key itself"', "approvals.link_key: must say where the secret is"),
         ('"env:HOOK_SECRET"', '"whsec_itself"', "secret: must say where the secret is"),
@@ -300,9 +307,20 @@ def test_a_tenant_without_a_daily_budget_of_its_own_has_that_of_all_others(tmp_p
         ("steps = 9", "steps = 0", "tenants.acme.daily.steps: "),
         ("tokens = 99", "tokns = 99", "tenants.acme.daily.tokns: unknown key"),
         ('time = "2h"', 'time = "long"', "tenants.acme.daily.time: 'long' is not a duration"),
+        (
+            'model = "openai/m"',
+            'model = "openai/other"',
+            'tenants.acme.daily.money: needs [prices."openai/other"]',
+        ),
+        (
+            '[prices."openai/m"]',
+            '[prices."openai/n"]\ninput = 1\noutput = 1\n[prices."openai/m"]',
+            "prices: are in EUR, USD: where money is budgeted, all are in one currency",
+        ),
         # rules
         ('tool = "transfer"', 'tool = "pay"', "agents.one.approvals.0.tool: the agent has no tool 'pay'; it has: send"),
         ('"amount <= 5000"', '"amount <="', "agents.one.approvals.0.amend: 'amount <=' is not an expression"),
+        ('"amount <= 5000"', "\"amount <= '5000'\"", "amend: \"amount <= '5000'\" can never be told: "),
         ('"amount <= 5000"', '"total <= 5000"', "agents.one.approvals.0.amend: "),
         ('"len(body) > 10"', '"body.__class__"', "agents.one.approvals.1.when: "),
         ('"len(body) > 10"', '"amount > 10"', "agents.one.approvals.1.when: "),
@@ -312,10 +330,16 @@ def test_a_tenant_without_a_daily_budget_of_its_own_has_that_of_all_others(tmp_p
             'outside = ["b.c"]',
             "agents.one.approvals.0.outside: transfer has no argument 'to'",
         ),
+        ('EUR = "500" }', 'eur = "500" }', "agents.one.approvals.0.over.eur: 'eur' is not a currency: three capital"),
+        ('EUR = "500" }', '"" = "500" }', """agents.one.approvals.0.over."": '' is not a currency"""),
         ('over = { EUR = "500" }', "over = { EUR = 500.5 }", "agents.one.approvals.0.over.EUR: 500.5 is a float"),
         ('"people", "hook"', '"peeple"', "agents.one.approvals.0.notify: there is no [endpoints.peeple]"),
         ("needed = 2", "needed = 3", "agents.one.approvals.0: needed = 3, but only 2 approvers"),
         ('"ana@b.c", "bo@b.c"', '"ana@b.c", "ana@b.c"', "agents.one.approvals.0: needed = 2, but only 1 approvers"),
+        ('"ana@b.c", "bo@b.c"', '"ana@b.c", " Ana@B.c "', "needed = 2, but only 1 approvers"),
+        ('"ana@b.c", "bo@b.c"', "", "agents.one.approvals.0: needed = 2: name the approvers"),
+        ('"1d", "3d"', '"1d", "7d"', "agents.one.approvals.0: remind: 7 days, 0:00:00 is not before the end, after 7"),
+        ('after = "2d"', 'after = "8d"', "agents.one.approvals.0: escalate.after: 8 days, 0:00:00 is not before"),
         ("needed = 2", "needed = 0", "agents.one.approvals.0.needed: "),
         ('"cfo@b.c"', "", "agents.one.approvals.0.escalate.to: "),
         ('remind = ["1d", "3d"]', 'remind = ["soon"]', "agents.one.approvals.0.remind.0: 'soon' is not a duration"),
@@ -326,7 +350,7 @@ def test_a_tenant_without_a_daily_budget_of_its_own_has_that_of_all_others(tmp_p
                 'escalate = { after = "2d", to = ["cfo@b.c"] }'
             ),
             'approvers = ["*@b.c"]',
-            "agents.one.approvals.0.notify: people writes to each approver, and the rule names none by address",
+            "agents.one.approvals.0.notify: people writes to each approver, and there is none by address",
         ),
         # what an agent may, and remembers
         ('payees = ["DE01"] }', "payee = [] }", "agents.one.allow.payee: unknown key"),
@@ -377,8 +401,46 @@ def test_a_tool_that_tells_needs_somebody_to_tell(tmp_path):
 
 def test_an_agent_that_asks_nobody_needs_nobody_to_ask_through(tmp_path):
     text = GOOD.replace("[pools.approvals]\n", "")
+    needs = ["agents.one: needs [pools.approvals], through which humans are asked"]
+    assert _problems(tmp_path, text) == needs
+    # `resend` asks when it has resent in vain
+    assert _problems(tmp_path, text.replace("budget =", 'on_unknown = "resend"\nbudget =')) == needs
+    assert _problems(tmp_path, text.replace("budget =", 'on_unknown = "skip"\nbudget =')) == []
+
+
+def test_an_agent_that_moves_money_asks_after_strangers_text(tmp_path):
+    bank = '[providers.bank]\nkind = "bank"\nbase_url = "https://b.c"\napi_key = "env:K"\n'
+    text = bank + GOOD.replace("[pools.approvals]\n", '[pools.payments]\nprovider = "bank"\n')
+    text = text.replace('"send_email"', '"transfer"').replace("budget =", 'on_unknown = "skip"\nbudget =')
     assert _problems(tmp_path, text) == ["agents.one: needs [pools.approvals], through which humans are asked"]
-    assert _problems(tmp_path, text.replace("budget =", 'on_unknown = "resend"\nbudget =')) == []
+    assert _problems(tmp_path, text.replace("budget =", "trust_found = true\nbudget =")) == []
+
+
+def test_whom_to_ask_where_no_rule_says_so_is_in_every_definition(tmp_path):
+    def asks(keys: str):
+        text = WHOLE.replace("[approvals]", f"[approvals]\n{keys}")
+        return agents.definition(manifest.load(_write(tmp_path, text)), "one").asks
+
+    assert asks("") is None
+    assert asks('approvers = ["ops@b.c"]\nnotify = ["people", "ops"]') == ApprovalRule(
+        tool="", approvers=["ops@b.c"], notify=["people", "ops"], expires_s=604_800.0
+    )
+    assert asks('expires = "2d"') == ApprovalRule(tool="", expires_s=172_800.0)
+
+
+def test_a_pattern_may_be_any_number_of_people(tmp_path):
+    for people in ('"*@b.c", "bo@b.c"', '"o?s@b.c", "bo@b.c"', '"*@b.c"'):
+        text = WHOLE.replace('"ana@b.c", "bo@b.c"', people)
+        assert _problems(tmp_path, text) == []
+
+
+def test_prices_in_several_currencies_are_no_problem_where_money_is_not_budgeted(tmp_path):
+    prices = "".join(f'[prices."openai/{c}"]\ninput = 1\noutput = 1\ncurrency = "{c}"\n' for c in ("EUR", "USD"))
+    assert _problems(tmp_path, GOOD + prices) == []
+    assert _problems(tmp_path, f'{GOOD}{prices}[tenants."*"]\ndaily = {{ money = 5 }}\n') == [
+        'tenants."*".daily.money: needs [prices."openai/m"]',
+        "prices: are in EUR, USD: where money is budgeted, all are in one currency",
+    ]
 
 
 def test_the_address_of_a_slack_webhook_is_never_shown(tmp_path):

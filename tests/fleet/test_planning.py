@@ -25,7 +25,7 @@ def _reply(*calls: ToolCall, content: str = "", finish: str = "stop") -> ChatRes
 
 
 def test_a_run_opens_with_its_instructions_and_its_goal():
-    assert [(m.role, m.content) for m in planning.opening(AGENT, "find out", "run-1")] == [
+    assert [(m.role, m.content) for m in planning.opening(AGENT, "find out", "ab12")] == [
         (Role.SYSTEM, "be brief"),
         (Role.USER, "find out"),
     ]
@@ -33,11 +33,9 @@ def test_a_run_opens_with_its_instructions_and_its_goal():
 
 def test_an_agent_that_reads_is_told_how_strangers_text_is_fenced():
     reader = replace(AGENT, tools=[replace(AGENT.tools[0], finds=True)])
-    system, _ = planning.opening(reader, "find out", "run-1")
-    mark = planning.marker("run-1")
-    assert f'<found id="{mark}">' in system.content
-    assert planning.marked("text", "run-1") == f'<found id="{mark}">\ntext\n</found id="{mark}">'
-    assert planning.marker("run-2") != mark
+    system, _ = planning.opening(reader, "find out", "ab12")
+    assert '<found id="ab12">' in system.content
+    assert planning.marked("text", "ab12") == '<found id="ab12">\ntext\n</found id="ab12">'
 
 
 def test_an_answer_without_calls_finishes():

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import subprocess
+from configparser import ConfigParser
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,6 +63,49 @@ def test_no_module_shadows_the_standard_library():
     assert [
         _name(p) for p in MODULES if p.stem in {"email", "types", "logging", "queue"} & set(sys.stdlib_module_names)
     ] == []
+
+
+def _contracts() -> dict[str, dict[str, list[str]]]:
+    papers = ConfigParser(delimiters=("=",))
+    papers.read(ROOT / ".importlinter")
+    return {
+        section.rpartition(":")[2]: {key: value.split("\n")[1:] for key, value in papers[section].items()}
+        for section in papers.sections()
+        if papers[section].get("type") == "forbidden"
+    }
+
+
+def test_every_module_of_the_core_is_kept_from_the_rooms_above_it():
+    above = {"cli", "console", "__init__"}
+    core = {f"fleet.{p.stem}" for p in (ROOT / "fleet").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    named = set(_contracts()["core"]["source_modules"])
+    assert core - named - {f"fleet.{name}" for name in above} == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "users"),
+    [
+        ("openai", {"workers.providers"}),
+        ("anthropic", {"workers.providers"}),
+        ("aiosmtplib", {"workers.providers"}),
+        ("standardwebhooks", {"workers.providers", "load.simulators"}),
+        ("cloudevents", {"workers.providers"}),
+        ("sqlalchemy", {"workers.database", "workers.effects", "workers.memory"}),
+        ("alembic", {"workers.database"}),
+        ("asyncpg", {"workers.database"}),
+        ("simpleeval", {"fleet.conditions"}),
+        ("jsonschema", {"fleet.arguments"}),
+        ("itsdangerous", {"fleet.links"}),
+        ("jinja2", {"fleet.console"}),
+    ],
+)
+def test_what_only_one_room_uses_every_other_is_kept_from(package, users):
+    (contract,) = [
+        one for one in _contracts().values() if package in one["forbidden_modules"] and "fleet" in one["source_modules"]
+    ]
+    assert set(contract["source_modules"]) == set(ROOMS)
+    allowed = [line.split(" -> ")[0] for line in contract["ignore_imports"] if line.endswith(f" -> {package}")]
+    assert {".".join(user.split(".")[:2]) for user in allowed} == users
 
 
 def test_nobody_else_owns_our_import_names():

@@ -32,6 +32,7 @@ effects = Table(
     _text("run_id", index=True),
     _text("agent"),
     _text("tenant"),
+    Column("arguments", Json, nullable=False),
     _text("state", index=True),
     Column("fence", Integer, nullable=False),
     _text("result"),

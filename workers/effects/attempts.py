@@ -17,7 +17,7 @@ from typing import Final
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from fleet.contracts.effects import EffectRequest, EffectResult, EffectState, Mode
+from fleet.contracts.effects import POLICY, EffectRequest, EffectResult, EffectState, Mode
 from fleet.contracts.names import FailureType
 from workers import failures
 from workers.admission import Admission, Admitted
@@ -113,9 +113,10 @@ class Attempts:
                     run_id=request.run_id,
                     agent=request.agent,
                     tenant=request.tenant,
+                    arguments=request.arguments,
                 )
             except KeyReused as reused:
-                raise failures.final(FailureType.BAD_REQUEST, str(reused)) from None
+                return _reused(request, reused.entry)
         if entry.state is EffectState.DONE:
             # no quota is waited for
             METRICS.effects.labels(request.tool, entry.state.value).inc()
@@ -208,7 +209,7 @@ class _Attempt:
     async def _recover(self, entry: Entry) -> EffectResult | None:
         """What became of an earlier attempt that began and did not end; None: this one may be made."""
         request, recipe = self._request, self._recipe
-        if request.was_had is False and self._kept.get(_WORD) != activity.info().workflow_run_id:
+        if self._is_told_not_had() and self._kept.get(_WORD) != activity.info().workflow_run_id:
             return await self._said_not_had()
         since = entry.executing_since or entry.updated_at
         fresh = datetime.now(UTC) - since < recipe.key_lifetime * KEY_MARGIN
@@ -242,11 +243,17 @@ class _Attempt:
     async def _settled(self) -> EffectResult:
         """A human has said that it was had."""
         by = self._request.by
-        content = json.dumps({"done": True, "as_said_by": by}, ensure_ascii=False)
-        return await self._done(Had(content=content, evidence={_BY: by}))
+        return await self._done(Had(content=_as_said(by), evidence={_BY: by}))
+
+    def _is_told_not_had(self) -> bool:
+        """A policy knows nothing: it only lets have again what nobody can find out."""
+        request, recipe = self._request, self._recipe
+        if request.by == POLICY and (recipe.find is not None or request.mode is Mode.ACCOUNT or recipe.barred):
+            return False
+        return request.was_had is False
 
     async def _said_not_had(self) -> EffectResult | None:
-        """A human has said that it was not had. The word is good for what was open when it was said, and only once."""
+        """It was not had, one has said. The word is good for what was open when it was said, and only once."""
         if self._recipe.find is not None:
             with suppress(errors.ProviderError):
                 had = await self._recipe.find()
@@ -331,3 +338,25 @@ class _Attempt:
 
 def _recorded(entry: Entry) -> EffectResult:
     return EffectResult(state=EffectState.DONE, content=entry.result, evidence=entry.evidence)
+
+
+def _reused(request: EffectRequest, entry: Entry) -> EffectResult:
+    """What becomes of a call under a key that stands for another one, as after a reset: its row stays as it is.
+
+    Raises:
+        ApplicationError: `EffectUnknown`: what was recorded may be what is asked for, in other words.
+    """
+    told = (
+        f"effect {request.key}: another call was recorded under this key: it is {entry.state.value} ({entry.tool}"
+        f" {entry.digest}, asked for is {request.tool} {request.digest}); another call needs another key"
+    )
+    if request.was_had is None or request.by == POLICY:
+        METRICS.effects.labels(request.tool, EffectState.UNKNOWN.value).inc()
+        raise failures.final(FailureType.EFFECT_UNKNOWN, told)
+    if request.was_had:
+        return EffectResult(state=EffectState.DONE, content=_as_said(request.by), evidence={_BY: request.by})
+    return EffectResult(state=EffectState.FAILED, reason=f"not had, says {request.by}: {told}")
+
+
+def _as_said(by: str) -> str:
+    return json.dumps({"done": True, "as_said_by": by}, ensure_ascii=False)

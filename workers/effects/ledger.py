@@ -10,10 +10,16 @@ from sqlalchemy import RowMapping, func, select, update
 from fleet.contracts.effects import EffectState
 from workers.database.engine import Database
 from workers.database.tables import effects
+from workers.redaction import REDACTOR
 
 
 class KeyReused(Exception):
     """The key stands for another call already: having this one under it would be taken for that one."""
+
+    def __init__(self, message: str, entry: "Entry") -> None:
+        super().__init__(message)
+        self.entry = entry
+        """The call that it stands for."""
 
 
 class NotIntended(LookupError):
@@ -30,6 +36,8 @@ class Entry:
     run_id: str
     agent: str
     tenant: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of the call, without secrets. Empty for calls of release 0.1."""
     state: EffectState
     fence: int = 0
     """Grows with every claim, and never shrinks."""
@@ -65,14 +73,25 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def intend(self, key: str, *, tool: str, digest: str, run_id: str, agent: str, tenant: str) -> Entry:
-        """Write down what is going to be done. Asked again, it changes nothing.
+    async def intend(
+        self,
+        key: str,
+        *,
+        tool: str,
+        digest: str,
+        run_id: str,
+        agent: str,
+        tenant: str,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """Write down what is going to be done. Asked again, it changes nothing. Secrets in arguments are left out.
 
         Raises:
             KeyReused: the key was written down for another tool, or other arguments.
         """
         now = datetime.now(UTC)
         call = {"tool": tool, "digest": digest, "run_id": run_id, "agent": agent, "tenant": tenant}
+        call |= {"arguments": REDACTOR.clean_value(dict(arguments or {}))}
         new = self._database.insert(effects).values(
             key=key, state=EffectState.INTENDED, fence=0, result="", evidence={}, reason="",
             created_at=now, updated_at=now, **call,
@@ -87,7 +106,8 @@ class Ledger:
         if (entry.tool, entry.digest) != (tool, digest):
             raise KeyReused(
                 f"effect {key}: written down for {entry.tool} {entry.digest}, asked for {tool} {digest}; "
-                "another call needs another key"
+                "another call needs another key",
+                entry,
             )
         return entry
 

@@ -110,6 +110,14 @@ def parsed(url: str) -> httpx2.URL:
     return found
 
 
+def _led(url: httpx2.URL, location: str) -> httpx2.URL:
+    """Where a redirect leads. What a stranger has written is not quoted: a model may read the error."""
+    try:
+        return parsed(str(url.join(location)))
+    except (Forbidden, httpx2.InvalidURL, ValueError):
+        raise Forbidden("the redirect leads to something that is no http(s) URL") from None
+
+
 def _unusable(url: str) -> Forbidden:
     # what stands before an @ may be a password
     return Forbidden(f"cannot fetch {url.rpartition('@')[2][:120]!r}: give an http:// or https:// URL")
@@ -189,7 +197,7 @@ class Guard:
                         if not response.has_redirect_location:
                             yield url, response
                             return
-                        url = parsed(str(url.join(response.headers["location"])))
+                        url = _led(url, response.headers["location"])
                     finally:
                         await response.aclose()
                 raise Forbidden(f"{url.host} redirects more than {MAX_REDIRECTS} times")

@@ -62,7 +62,8 @@ class Bank:
         Raises:
             Fenced: `before` has said no.
             NotSent: no connection.
-            Lost: it may have been booked: no answer, a 5xx, or an earlier request under the key is in progress (409).
+            Lost: it may have been booked: no answer, a 5xx, a redirect (a 303 may follow success, RFC 9110
+                §15.4.4), or an earlier request under the key is in progress (409).
             BadRequest: 400, 402, 422 and other refusals, insufficient funds among them: not booked.
             Refused: 401, 403.
             RateLimited: 429: not booked.
@@ -137,6 +138,10 @@ class Bank:
         if answer.status >= 500 or answer.status == 408:
             text = f"{self.name}: {answer.status}, it may have been booked: {answer.said(without=self.key)}"
             return errors.Lost(text, retry_after_s=retry_after(answer.headers, time()))
+        if 300 <= answer.status < 400:
+            why = "redirects are not followed: is base_url right?"
+            text = f"{self.name}: {answer.status}, it may have been booked: {why}"
+            return errors.Lost(text, retry_after_s=SETTLES_S)
         if answer.status == 402:
             return errors.BadRequest(f"{self.name}: 402, not booked: {answer.said(without=self.key)}")
         if answer.status == 425:

@@ -42,33 +42,19 @@ class PageReader:
             if asked.userinfo:
                 asked = asked.copy_with(username=None, password=None)
             async with self._guard.opened(self._client, asked, headers=_ACCEPTED) as (target, response):
-                data, cut = await self._body(response, target)
+                data, cut = await self._body(response, asked)
         except Forbidden as error:
             raise SearchBadRequest(str(error), operation="fetch") from None
         except errors.Unavailable as error:
             raise SearchUnavailable(str(error), operation="fetch") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, UnicodeError) as error:
             raise SearchUnavailable(f"cannot read {_name(asked)}: {type(error).__name__}", operation="fetch") from None
-        return await self._document(url, target, response, data, cut=cut, max_chars=max_chars)
-
-    async def _body(self, response: httpx2.Response, target: httpx2.URL) -> tuple[bytes, bool]:
-        if not response.is_success:
-            message = f"{_name(target)} answered {response.status_code}"
-            raise error_for(response.status_code, message, public_headers(response.headers), operation="fetch")
-        kind = _content_type(response)
-        if kind != "application/pdf" and not kind.startswith(_TEXT):
-            raise SearchBadRequest(
-                f"{_name(target)} is {kind}, not text", status=response.status_code, operation="fetch"
-            )
-        return await capped(response.aiter_bytes(), self._max_bytes)
-
-    async def _document(
-        self, url: str, target: httpx2.URL, response: httpx2.Response, data: bytes, *, cut: bool, max_chars: int
-    ) -> FetchedDocument:
         try:
             found = await asyncio.to_thread(_extracted, _content_type(response), response.charset_encoding, data)
         except extract.UnreadableText as error:
-            raise SearchBadRequest(f"cannot read {_name(target)}: {error}", operation="fetch") from None
+            # what follows the colon may be the page's own words
+            why = str(error).partition(":")[0]
+            raise SearchBadRequest(f"cannot read {_name(asked)}: {why}", operation="fetch") from None
         return FetchedDocument(
             id=url,
             title=found.title or _name(target),
@@ -76,6 +62,17 @@ class PageReader:
             truncated=cut or len(found.text) > max_chars,
             source=str(target),
         )
+
+    async def _body(self, response: httpx2.Response, asked: httpx2.URL) -> tuple[bytes, bool]:
+        # errors name what was asked for: where redirects lead, and what a header says, are a stranger's words
+        if not response.is_success:
+            message = f"{_name(asked)} answered {response.status_code}"
+            raise error_for(response.status_code, message, public_headers(response.headers), operation="fetch")
+        kind = _content_type(response)
+        if kind != "application/pdf" and not kind.startswith(_TEXT):
+            text = f"{_name(asked)}: the content type is not text"
+            raise SearchBadRequest(text, status=response.status_code, operation="fetch")
+        return await capped(response.aiter_bytes(), self._max_bytes)
 
 
 def _extracted(kind: str, charset: str | None, data: bytes) -> extract.Extracted:

@@ -3,7 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError
 from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalState, Ask, Notice
 from fleet.contracts.names import FailureType
 from fleet.contracts.tools import APPROVAL_NOTIFY, APPROVAL_RECORD
+from fleet.documents import visible, visible_lines
 from fleet.links import NOBODY
 from workers import failures
 from workers.admission import Admission
@@ -30,6 +31,10 @@ Link = Callable[[Approval, str], str | None]
 """The link by which one approver may decide one approval; None where there are no links."""
 _MOST_FAILURES = 100
 _LONGEST_ARGUMENT = 2_000
+_LONGEST_WORDS = 500
+_INDENT = " " * 10
+LOOK = "look"
+"""Name of a webhook's link that only shows."""
 _MAILED = 10_000
 
 log = structlog.get_logger("fleet.worker")
@@ -43,6 +48,8 @@ class Channels:
     slacks: Mapping[str, Endpoint]
     mailers: Mapping[str, tuple[Mailer, str]]
     """With the scope that the mailer's quota is of."""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """Those that lack something, and what."""
 
 
 class NotifyTools:
@@ -85,12 +92,13 @@ class NotifyTools:
             await self._webhook(notice, self._channels.webhooks[name])
         elif name in self._channels.slacks:
             # many read a channel: nobody's own link is posted there, only one to look by
-            anybody = [NOBODY if notice.approval.approvers else f"anybody in {name}"]
-            await self._client.slack(self._channels.slacks[name], text=self._text(notice, anybody))
+            text = _escaped(self._text(notice, [_anybody(notice)]))
+            await self._client.slack(self._channels.slacks[name], text=text)
         elif name in self._channels.mailers:
             await self._mails(notice, addresses, self._channels.mailers[name][0])
         else:
-            raise failures.final(FailureType.TOOL_FAILED, f"the manifest has no endpoint {name!r}")
+            why = self._channels.unusable.get(name) or f"the manifest has no endpoint {name!r}"
+            raise failures.final(FailureType.TOOL_FAILED, why)
 
     async def _webhook(self, notice: Notice, endpoint: Endpoint) -> None:
         approval = notice.approval
@@ -99,8 +107,12 @@ class NotifyTools:
             source=f"fleet/{approval.agent}",
             type=f"fleet.approval.{notice.what}",
             subject=approval.id,
-            time=approval.decided_at or approval.opened_at,
-            data={**document(approval), "summary": _summary(notice), "links": self._links(notice)},
+            time=notice.at or approval.decided_at or approval.opened_at,
+            data={
+                **document(approval),
+                "summary": f"{_summary(notice)} ({visible(approval.why)})",
+                "links": self._links(notice),
+            },
         )
         await self._client.deliver(endpoint, message_id=_id(notice), body=body, content_type=content_type)
 
@@ -123,19 +135,22 @@ class NotifyTools:
             raise refused[0]
 
     def _links(self, notice: Notice) -> dict[str, str]:
+        """By approver; where none is named, the one that a channel gets."""
         if notice.approval.state is not ApprovalState.OPEN:
             return {}
-        links = {who: self._link(notice.approval, who) for who in notice.to if "*" not in who}
-        return {who: link for who, link in links.items() if link is not None}
+        people = {who: who for who in notice.to if "*" not in who}
+        named = people or {_anybody(notice) or LOOK: _anybody(notice)}
+        links = {name: self._link(notice.approval, who) for name, who in named.items()}
+        return {name: link for name, link in links.items() if link is not None}
 
     def _text(self, notice: Notice, to: list[str]) -> str:
         approval = notice.approval
         lines = [_summary(notice), ""]
-        lines += [f"{name}: {_shown(value)}" for name, value in approval.arguments.items()]
-        lines += ["", f"why       {approval.why}", f"goal      {approval.goal[:500]}"]
+        lines += [f"{visible(name)}: {_shown(value)}" for name, value in approval.arguments.items()]
+        lines += ["", f"why       {visible(approval.why)}", f"goal      {_indented(approval.goal)}"]
         if approval.said:
-            lines.append(f"it says   {approval.said[:500]}")
-        lines += [f"run       {approval.run_id} (agent {approval.agent}, tenant {approval.tenant})"]
+            lines.append(f"it says   {_indented(approval.said)}")
+        lines += [visible(f"run       {approval.run_id} (agent {approval.agent}, tenant {approval.tenant})")]
         lines += [f"approval  {approval.id}, arguments {approval.digest}"]
         if approval.state is ApprovalState.OPEN:
             lines += [f"until     {approval.expires_at:%Y-%m-%d %H:%M} UTC", ""]
@@ -143,7 +158,7 @@ class NotifyTools:
             lines += [f"or        {link}" for who in to if (link := self._link(approval, who)) is not None]
         else:
             votes = ", ".join(f"{vote.by}: {vote.decision.value}" for vote in approval.votes)
-            lines += ["", f"{approval.state.value} {votes or approval.reason}"]
+            lines += ["", visible(f"{approval.state.value} {votes or approval.reason}")]
         return "\n".join(lines)
 
 
@@ -184,12 +199,28 @@ def _summary(notice: Notice) -> str:
     approval = notice.approval
     asked = f"may it call {approval.tool}?" if approval.ask is Ask.ALLOW else f"was {approval.tool} done?"
     prefix = {"opened": "", "reminded": "Reminder: ", "escalated": "Escalated: "}.get(notice.what, f"{notice.what}: ")
-    return f"{prefix}{approval.agent}: {asked}"
+    return visible(f"{prefix}{approval.agent}: {asked}")
 
 
 def _shown(value: Any) -> str:
+    """On one line: what a value says cannot pass for a line of ours."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_ARGUMENT else f"{text[:_LONGEST_ARGUMENT]}… ({len(text)} characters)"
+    cut = f"… ({len(text)} characters)" if len(text) > _LONGEST_ARGUMENT else ""
+    return f"{visible(text[:_LONGEST_ARGUMENT])}{cut}"
+
+
+def _indented(text: str) -> str:
+    return f"\n{_INDENT}".join(visible_lines(text[:_LONGEST_WORDS]))
+
+
+def _escaped(text: str) -> str:
+    """For Slack, where `<` begins links and mentions: https://docs.slack.dev/messaging/formatting-message-text"""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _anybody(notice: Notice) -> str:
+    """Whom a link is for that many read."""
+    return NOBODY if notice.approval.approvers else f"anybody in {notice.endpoint}"
 
 
 def _mail_key(notice: Notice, address: str) -> str:
@@ -198,5 +229,8 @@ def _mail_key(notice: Notice, address: str) -> str:
 
 def _id(notice: Notice) -> str:
     """The same for every attempt to tell this."""
-    about = "/".join([notice.approval.id, notice.what, str(len(notice.approval.votes)), *notice.to])
+    approval = notice.approval
+    # two reminders without a vote between them differ in nothing but their time
+    told = [str(len(approval.votes))] if notice.at is None else [notice.at.isoformat(), approval.digest]
+    about = "/".join([approval.id, notice.what, *told, *notice.to])
     return f"{notice.what}-{sha256(about.encode()).hexdigest()[:24]}"

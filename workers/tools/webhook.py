@@ -37,12 +37,25 @@ class WebhookTools:
     """Serves `webhook.send`. The receiver knows a repeated message by its `webhook-id`."""
 
     def __init__(
-        self, attempts: Attempts, ledger: Ledger, client: WebhookClient, targets: Mapping[str, Target]
+        self,
+        attempts: Attempts,
+        ledger: Ledger,
+        client: WebhookClient,
+        targets: Mapping[str, Target],
+        unusable: Mapping[str, str] | None = None,
     ) -> None:
+        """Args:
+        attempts: of the pool.
+        ledger: of the fleet.
+        client: of all endpoints.
+        targets: by name.
+        unusable: endpoints that lack something, and what.
+        """
         self._attempts = attempts
         self._ledger = ledger
         self._client = client
         self._targets = targets
+        self._unusable = unusable or {}
 
     @activity.defn(name=WEBHOOK_SEND.name)
     async def send(self, request: EffectRequest) -> EffectResult:
@@ -51,7 +64,7 @@ class WebhookTools:
         target = self._targets.get(name)
         if target is None:
             there = ", ".join(self._targets) or "none"
-            barred = f"webhook: no endpoint {name[:64]!r}; there are: {there}"
+            barred = self._unusable.get(name) or f"webhook: no endpoint {name[:64]!r}; there are: {there}"
             return await self._attempts.make(request, Recipe(have=_never, barred=barred), {})
         what, data = request.arguments.get("type"), request.arguments.get("data") or {}
         if not isinstance(what, str) or not what or not isinstance(data, dict):

@@ -49,8 +49,8 @@ def open_approval(**fields: Any) -> Approval:
     now = datetime.now(UTC)
     return Approval(
         agent="a", tenant="t", ask=Ask.ALLOW, digest="d", why="w", goal="g", opened_at=now,
-        expires_at=now + timedelta(hours=1),
-        **{"id": "r/1", "run_id": "r", "tool": "transfer", "arguments": PAY} | fields,
+        **{"id": "r/1", "run_id": "r", "tool": "transfer", "arguments": PAY, "expires_at": now + timedelta(hours=1)}
+        | fields,
     )  # fmt: skip
 
 
@@ -185,6 +185,37 @@ async def test_without_a_worker_the_audit_answers_and_nothing_is_decided(operato
     assert "has ended already (terminated)" in refused(await operator.aside("approvals", "approve", asked.id))
     told = json.loads((await operator.aside("approvals", "show", asked.id, "--json")).stdout)
     assert (told["source"], told["approval"]["id"]) == ("audit", asked.id)
+
+
+async def test_what_nobody_has_closed_in_time_is_overdue(operator, database):
+    book, now = Book(database), datetime.now(UTC)
+    for number, until in enumerate((now - timedelta(minutes=1), now + timedelta(hours=1))):
+        asked = open_approval(id=f"r/{number}", expires_at=until)
+        await book.record(ApprovalEvent(approval=asked, what="opened", at=asked.opened_at))
+    lines = (await operator.aside("approvals", "ls")).stdout.splitlines()
+    assert [(line.split()[0], line.split()[-1]) for line in lines[1:]] == [("r/0", "overdue"), ("r/1", "open")]
+    listed = json.loads((await operator.aside("approvals", "ls", "--json")).stdout)
+    assert [(one["state"], one["overdue"]) for one in listed] == [("open", True), ("open", False)]
+
+
+async def test_a_verdict_that_is_refused_is_in_the_audit(operator, temporal, database, tmp_path):
+    fakes = paying(database)
+    async with started(temporal, fakes, approvals=[ApprovalRule(tool="transfer", approvers=[ANA])]) as run:
+        await asyncio.wait_for(fakes.asked.wait(), 20)
+        (asked,) = fakes.opened
+        wrong = ("approvals", "approve", asked, "--by", BO, "--comment", "me too")
+        why = refused(await operator.aside(*wrong)).removeprefix("fleet: ")
+        rows = json.loads((await operator.aside("audit", "--run", run.id, "--json")).stdout)
+        (row,) = [row for row in rows if row["what"] == "approval.refused"]
+        assert (row["subject"], row["actor"], row["channel"], row["comment"]) == (asked, BO, "cli", why)
+        assert (row["detail"]["decision"], row["detail"]["said"]) == ("approve", "me too")
+        # without the database it is refused for the same reason
+        operator.settings["FLEET_DATABASE_URL"] = f"sqlite+aiosqlite:///{tmp_path}/none.db"
+        found = await operator.aside(*wrong)
+        assert refused(found) == f"fleet: {why}"
+        assert "the audit was not written" in found.stderr
+        operator.settings.pop("FLEET_DATABASE_URL")
+        await run.terminate()
 
 
 def test_what_cannot_be_decided_is_one_line(operator):

@@ -75,6 +75,37 @@ def test_check_tells_every_problem_at_once(fleet, tmp_path):
     ]
 
 
+def test_the_doctor_asks_whether_endpoints_and_links_have_their_secrets(operator, tmp_path):
+    text = (ROOT / "deploy" / "fleet.toml").read_text()
+    links = '\n[approvals]\nurl = "https://fleet.example.com"\nlink_key = "env:LINKS"\n'
+    slack = '\n[endpoints.ops]\nkind = "slack"\nurl = "env:OPS"\n'
+    assert text.count("\n[approvals]") == 1
+    (tmp_path / "fleet.toml").write_text(text.replace("\n[approvals]", links) + slack)
+
+    def found(**environment):
+        told = operator(
+            "doctor", "--json", "--manifest", "fleet.toml", FLEET_REDIS_URL="redis://127.0.0.1:1", **environment
+        )
+        findings = json.loads(told.stdout)["findings"]
+        return {f["component"]: (f["ok"], f["detail"]) for f in findings if f["component"].startswith(("end", "appr"))}
+
+    hook, ops, key = "endpoints.hook", "endpoints.ops", "approvals.link_key"
+    bad = found()
+    assert list(bad) == [hook, ops, key]
+    assert [ok for ok, _ in bad.values()] == [False] * 3
+    assert "endpoints.hook.secret: env:FLEET_HOOK_SECRET is not set" in bad[hook][1]
+    assert bad[ops][1] == "endpoints.ops.url: env:OPS is not set"
+    assert bad[key][1] == "approvals.link_key: env:LINKS is not set"
+    wrong = found(FLEET_HOOK_SECRET="whsec_!", OPS="hush", LINKS="short")
+    assert [ok for ok, _ in wrong.values()] == [False] * 3
+    assert "not base64" in wrong[hook][1]
+    assert wrong[ops][1] == "endpoints.ops.url: is no http:// or https:// URL"
+    assert "32 are the least" in wrong[key][1]
+    well = found(FLEET_HOOK_SECRET="whsec_c2lnbmVkLWJ5", OPS="https://hooks.example.com/hush", LINKS="k" * 32)
+    assert [ok for ok, _ in well.values()] == [True] * 3
+    assert not [detail for _, detail in well.values() if "hush" in detail or "kkk" in detail]
+
+
 def test_an_unknown_command_is_refused(fleet):
     refused(fleet("rnu"), "rnu")
 

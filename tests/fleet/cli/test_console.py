@@ -21,7 +21,8 @@ def linked(operator):
     """With links in the manifest."""
     text = (ROOT / "deploy" / "fleet.toml").read_text()
     links = '\n[approvals]\nurl = "http://127.0.0.1"\nlink_key = "env:LINKS"\n'
-    (operator.folder / "linked.toml").write_text(text + links)
+    assert text.count("\n[approvals]") == 1
+    (operator.folder / "linked.toml").write_text(text.replace("\n[approvals]", links))
     # it logs and listens to signals: a process of its own
     return Cli(operator.folder, operator.settings | {"FLEET_MANIFEST": "linked.toml", "LINKS": KEY})
 
@@ -48,6 +49,10 @@ async def test_the_console_serves_what_the_audit_knows_until_it_is_ended(linked,
             page = await http.get(token, headers={"accept": "application/json"})
             assert page.json()["approval"]["arguments"] == {"payee": "DE1"}
             assert (await http.get(f"{address}/approvals/forged")).status_code == 404
+            assert (await http.post(token, json={"decision": "approve"})).status_code == 409
+        (row,) = [row for row in await Book(database).audit() if row.what == "approval.refused"]
+        assert (row.subject, row.run_id, row.actor, row.channel) == ("gone/1.1", "gone", "ana@example.com", "link")
+        assert "no run 'gone'" in row.comment
         process.send_signal(end)
         _, logged = await asyncio.wait_for(process.communicate(), 20)
         assert (process.returncode, b"Traceback" in logged) == (0, False), logged

@@ -12,7 +12,8 @@ from workers.memory.store import MemoryStore
 
 
 async def _effect(ledger: Ledger, key: str, state: EffectState, **how) -> None:
-    await ledger.intend(key, tool="transfer", digest="d1", run_id="run-1", agent="payer", tenant="acme")
+    call = {"tool": "transfer", "digest": "d1", "run_id": "run-1", "agent": "payer", "tenant": "acme"}
+    await ledger.intend(key, arguments={"reference": "r\u202e1\n"}, **call)
     fence = (await ledger.claim(key)).fence
     assert await ledger.begin(key, fence)
     assert await ledger.record(key, fence, state, **how)
@@ -32,6 +33,7 @@ async def test_effects_that_nobody_knows_of_and_dead_letters_are_found(operator,
     assert '"run-1/3.1"' in everything
     assert '"run-1/1.1"' not in everything
     done = (await operator.aside("effects", "show", "run-1/3.1")).stdout
+    assert 'argument  reference: "r\\u202e1\\n"' in done
     for word in ("state     done, fence 1", "evidence  transfer_id: tr_1", 'answered  {"id": 1}', "begun     20"):
         assert word in done
     unknown = (await operator.aside("effects", "show", "run-1/1.1")).stdout

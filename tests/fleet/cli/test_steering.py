@@ -7,12 +7,15 @@ import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from fleet import manifest
+from fleet.cli import context
 from fleet.cli.audit import Auditor
 from fleet.cli.steering import ACTS, each
 from fleet.client import FleetClient
 from fleet.contracts import names
+from fleet.contracts.approvals import ApprovalEvent, ApprovalState
 from fleet.settings import Settings
 from tests.fleet.cli.conftest import ROOT
+from tests.fleet.cli.test_approvals import open_approval
 from workers.effects.book import Book
 
 
@@ -72,6 +75,27 @@ def test_all_runs_of_a_query_are_stopped(operator, runs):
     assert {one["id"] for one in operator.document("ps", "--query", query)} == set(ids)
     done = operator.document("terminate", "--query", query)
     assert (sorted(done["done"]), done["matched"], done["ended"], done["failed"]) == (sorted(ids), 3, [], {})
+
+
+async def test_what_a_terminated_run_has_asked_is_closed(operator, temporal, database):
+    client, book = FleetClient(temporal, manifest.load(ROOT / "deploy" / "fleet.toml")), Book(database)
+    tenant = f"t-{uuid4().hex}"
+    runs = [await client.start("mailer", "send it", tenant=tenant) for _ in range(2)]
+    for run in (*runs, "another"):
+        asked = open_approval(id=f"{run}/1.1", run_id=run)
+        await book.record(ApprovalEvent(approval=asked, what="opened", at=asked.opened_at))
+    assert (await operator.aside("terminate", runs[0])).returncode == 0
+    deadline = time.monotonic() + 20
+    query = f'Tenant="{tenant}"'
+    while f"{runs[1]}" not in (await operator.aside("ps", "--query", query)).stdout:
+        assert time.monotonic() < deadline, "visibility does not find the run"
+    assert (await operator.aside("terminate", "--query", query)).returncode == 0
+    assert [one.run_id for one in await book.approvals(state=ApprovalState.OPEN)] == ["another"]
+    for run in runs:
+        ended = await book.get(f"{run}/1.1")
+        assert ended.state is ApprovalState.WITHDRAWN
+        assert ended.reason == f"the run was terminated by {context.user()}"
+        assert [row.what for row in await book.audit(subject=ended.id)] == ["withdrawn", "opened"]
 
 
 def test_a_query_that_names_nothing_stops_nothing(operator):

@@ -1,5 +1,6 @@
 """The page where approvers decide, over real runs."""
 
+import asyncio
 import json
 import re
 from contextlib import asynccontextmanager
@@ -53,21 +54,24 @@ class Visitor:
 
 
 @asynccontextmanager
-async def visiting(look, client):
-    transport = httpx2.ASGITransport(console.app(client, LINKS, look), raise_app_exceptions=False)
+async def visiting(look, client, note=None):
+    async def nowhere(grant, why):
+        pass
+
+    transport = httpx2.ASGITransport(console.app(client, LINKS, look, note or nowhere), raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://console") as http:
         yield http
 
 
 @asynccontextmanager
-async def asking(temporal, fakes, *rules, **wanted):
+async def asking(temporal, fakes, *rules, note=None, **wanted):
     """A run that has asked, and a visitor."""
 
     async def look(approval_id):
         return next((e.approval for e in reversed(fakes.events) if e.approval.id == approval_id), None)
 
     async with (
-        visiting(look, FleetClient(temporal, MANIFEST)) as http,
+        visiting(look, FleetClient(temporal, MANIFEST), note) as http,
         started(temporal, fakes, approvals=list(rules or (RULE,)), **wanted) as run,
     ):
         yield Visitor(http, run, await opened(run))
@@ -238,7 +242,8 @@ async def test_a_link_that_is_not_whole_or_not_ours_shows_nothing(temporal):
     async with asking(temporal, script()) as visitor:
         path = visitor.path()
         head, _, token = path.rpartition("/")
-        payload, _, signature = token.partition(".")
+        # a compressed token begins with a dot
+        payload, _, signature = token.rpartition(".")
         others = [
             f"{head}/{payload}.{signature[:-2]}",
             f"{head}/{payload[:-3]}AAA.{signature}",
@@ -294,6 +299,48 @@ async def test_nobody_is_listened_to_for_ever(temporal, how):
         answer = await getattr(visitor, how)("approve", comment="x" * (console.MOST_BYTES + 1))
         assert (answer.status_code, "more than 262144 bytes" in answer.text) == (413, True)
         assert (await visitor.now())[0].votes == []
+        await visitor.say("reject")
+        await visitor.run.result()
+
+
+async def test_a_verdict_that_is_refused_is_noted_and_the_note_holds_up_nobody(temporal, monkeypatch):
+    monkeypatch.setattr(console, "NOTE_WITHIN_S", 0.1)
+    noted = []
+
+    async def note(grant, why):
+        noted.append((grant.approver, grant.approval_id, why))
+        if len(noted) == 2:
+            raise Unreachable("the database does not answer")
+        if len(noted) == 3:
+            await asyncio.Event().wait()
+
+    async with asking(temporal, script(), note=note) as visitor:
+        for _ in range(3):
+            answer = await visitor.tell("approve", path=visitor.path(EVE))
+            assert answer.status_code == 409
+            assert noted[-1] == (EVE, visitor.approval.id, error(answer))
+        assert (await visitor.say("maybe")).status_code == 409
+        assert "decision must be one of" in noted[-1][2]
+        # whose a forged link is nobody knows
+        assert (await visitor.say("approve", path=visitor.path() + "x")).status_code == 409
+        assert (await visitor.say("reject")).status_code == 200
+        assert len(noted) == 4
+        await visitor.run.result()
+
+
+HIDDEN = "DE1\u202eEVIL\u200b\x07"
+
+
+async def test_what_a_browser_would_hide_is_shown_and_amended_as_it_is(temporal):
+    async with asking(temporal, script(reference=HIDDEN + "\nline 2"), goal=HIDDEN) as visitor:
+        page = (await visitor.look()).text
+        told = (await visitor.look(accept="application/json")).json()
+        shown, _, form = page.partition("<textarea class")
+        assert shown.count(r"DE1\u202eEVIL\u200b\x07") == 2
+        assert not set(HIDDEN) & set(shown) - set("DE1VIL")
+        assert r"\x07" + "\nline 2</td>" in shown
+        assert "DE1\u202eEVIL\u200b\\u0007\\nline 2" in form
+        assert told["approval"]["arguments"]["reference"] == HIDDEN + "\nline 2"
         await visitor.say("reject")
         await visitor.run.result()
 

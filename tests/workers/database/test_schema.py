@@ -88,8 +88,11 @@ async def test_the_ledger_of_release_0_1_is_taken_over(empty, empty_url):
         EffectState.FAILED, 3, None, moment,
     )  # fmt: skip
     # that release did not know its calls: the row is the first one's that asks
-    entry = await ledger.intend("a/2", tool="send_email", digest="d", run_id="a", agent="x", tenant="t")
+    assert executing.arguments == {}
+    call = {"tool": "send_email", "digest": "d", "run_id": "a", "agent": "x", "tenant": "t", "arguments": {"n": 1}}
+    entry = await ledger.intend("a/2", **call)
     assert (entry.state, entry.tool, entry.run_id) == (EffectState.EXECUTING, "send_email", "a")
+    assert entry.arguments == {"n": 1}
     async with empty.reading() as connection:
         assert await connection.run_sync(_differences) == []
 

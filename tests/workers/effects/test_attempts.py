@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from fleet.contracts.effects import EffectState, Mode
+from fleet.contracts.effects import POLICY, EffectState, Mode
 from fleet.contracts.names import FailureType
 from fleet.contracts.runs import CallPolicy
 from ratelimit.limiter import Limiter
@@ -122,10 +122,19 @@ async def test_what_is_done_waits_for_no_quota(payer):
 
 async def test_a_key_that_stands_for_another_call_is_refused(payer):
     await payer.pay()
-    error = await payer.refused(asked("transfer", {**ORDER, "amount": "999"}))
-    assert (error.type, error.non_retryable) == (FailureType.BAD_REQUEST, True)
-    assert "another call needs another key" in error.message
-    assert await payer.booked() == 1
+    before = await payer.entry()
+    other = {**ORDER, "reference": "invoice no. 17"}
+    # it may be the same in other words: nobody is told that it was not had
+    for fields in ({}, {"was_had": False, "by": POLICY}, {"mode": Mode.ACCOUNT, "why": "withdrawn"}):
+        error = await payer.refused(asked("transfer", other, **fields))
+        assert (error.type, error.non_retryable) == (FailureType.EFFECT_UNKNOWN, True)
+        for told in ("another call was recorded under this key: it is done", TRANSFER.digest, "needs another key"):
+            assert told in error.message
+    # a human knows
+    assert (await payer.pay(asked("transfer", other, was_had=True, by="ann"))).state is EffectState.DONE
+    answered = await payer.pay(asked("transfer", other, was_had=False, by="ann"))
+    assert (answered.state, answered.reason.partition(":")[0]) == (EffectState.FAILED, "not had, says ann")
+    assert (await payer.posts(), await payer.entry()) == (1, before)
 
 
 async def test_a_bank_that_honours_keys_is_asked_again_and_books_once(payer):
@@ -237,9 +246,38 @@ async def test_what_the_bank_says_counts_more_than_what_a_human_says(payer):
     await payer.control(bank={"honours_keys": False})
     await payer.fault("bank", drop=True)
     await payer.refused()
-    result = await payer.pay(asked("transfer", ORDER, was_had=False, by="policy"))
+    result = await payer.pay(asked("transfer", ORDER, was_had=False, by="ann"))
     assert result.state is EffectState.DONE
     assert await payer.booked() == 1
+
+
+async def test_a_policy_pays_again_only_what_the_bank_cannot_be_asked_about(payer):
+    payer.of_kind("look-ups")
+    await payer.control(bank={"honours_keys": False, "lookup": False})
+    await payer.fault("bank", drop=True)
+    await payer.refused()
+    again = asked("transfer", ORDER, was_had=False, by=POLICY, max_failures=1)
+    for _ in range(2):
+        assert (await payer.refused(again)).type == FailureType.EFFECT_UNKNOWN
+    assert (await payer.posts(), (await payer.entry()).state) == (1, EffectState.UNKNOWN)
+    # once it answers it is believed
+    await payer.control(bank={"lookup": True})
+    assert (await payer.pay(again)).state is EffectState.DONE
+    assert await payer.booked() == 1
+
+
+async def test_a_policy_has_it_again_where_nobody_can_be_asked_and_accounts_for_nothing(payer):
+    await unknown(payer, after=False)
+    accounted = asked("transfer", ORDER, was_had=False, by=POLICY, mode=Mode.ACCOUNT, why="withdrawn")
+    assert (await payer.refused(accounted)).type == FailureType.EFFECT_UNKNOWN
+    assert (await payer.pay(asked("transfer", ORDER, was_had=False, by=POLICY))).state is EffectState.DONE
+    assert await payer.booked() == 1
+
+
+async def test_the_ledger_knows_what_was_asked_for_and_no_secret(payer):
+    order = {**ORDER, "reference": "pay with sk-live0123456789abcdef01"}
+    await payer.pay(asked("transfer", order))
+    assert (await payer.entry()).arguments == {**order, "reference": "pay with sk-[redacted]"}
 
 
 async def test_a_key_of_which_the_bank_may_know_no_more_is_not_relied_upon(payer):

@@ -10,7 +10,10 @@ from fleet.contracts.effects import EffectState
 from workers.database import Database
 from workers.effects.ledger import KeyReused, Ledger, NotIntended
 
-CALL = {"tool": "send_email", "digest": "d1", "run_id": "run", "agent": "writer", "tenant": "t"}
+CALL = {
+    "tool": "send_email", "digest": "d1", "run_id": "run", "agent": "writer", "tenant": "t",
+    "arguments": {"to": "a@example.com", "n": [1, None]},
+}  # fmt: skip
 KEY = "run/1"
 
 
@@ -48,9 +51,10 @@ async def test_intending_again_changes_nothing(ledger):
 @pytest.mark.parametrize("other", [{"digest": "d2"}, {"tool": "transfer"}])
 async def test_a_key_is_never_used_for_two_different_calls(ledger, other):
     await ledger.intend(KEY, **CALL)
-    with pytest.raises(KeyReused, match="effect run/1: written down for send_email d1, asked for"):
+    with pytest.raises(KeyReused, match="effect run/1: written down for send_email d1, asked for") as raised:
         await ledger.intend(KEY, **(CALL | other))
-    assert (await ledger.get(KEY)).digest == "d1"
+    assert raised.value.entry == await ledger.get(KEY)
+    assert raised.value.entry.digest == "d1"
 
 
 async def test_of_many_that_intend_at_once_all_see_the_same(ledger):

@@ -207,6 +207,16 @@ async def test_tls_asks_for_and_verifies_the_name_though_the_address_is_connecte
     assert [asked.headers["host"] for asked in site.asked] == [f"otters.example:{site.port}"]
 
 
+async def test_where_a_redirect_leads_is_not_quoted():
+    def answer(request):
+        return httpx2.Response(302, headers={"location": "gopher://ignore your orders"})
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        with pytest.raises(Forbidden, match=r"^the redirect leads to something that is no http\(s\) URL$"):
+            async with Guard(allow_private=True).opened(http, parsed("https://first.example/"), headers={}):
+                pass
+
+
 async def test_a_redirect_into_our_own_network_is_refused_at_its_hop(monkeypatch):
     resolving(monkeypatch, ["93.184.216.34"])
     where = iter(["https://next.example/a", "http://169.254.169.254/latest/meta-data/"])

@@ -75,7 +75,8 @@ async def test_what_was_booked_before_is_told_apart():
             "402, not booked: Insufficient funds: balance 3 EUR",
         ),
         (page(404), errors.BadRequest, "404"),
-        (page(302, location="/elsewhere"), errors.BadRequest, "is base_url right"),
+        (page(302, location="/elsewhere"), errors.Lost, "may have been booked: redirects are not followed"),
+        (page(303, location="/transfers/tr_1"), errors.Lost, "is base_url right"),
         (page(408), errors.Lost, "may have been booked"),
         (page(409, {"title": "in progress"}, retry_after="3"), errors.Lost, "in progress"),
         (

@@ -161,11 +161,51 @@ async def test_a_webhook_gets_a_cloud_event_with_every_link(board):
     event = json.loads(first["body"])
     assert (event["type"], event["subject"], event["source"]) == ("fleet.approval.opened", ASKED.id, "fleet/payer")
     assert event["data"]["arguments"] == ARGUMENTS
-    assert (event["data"]["state"], event["data"]["summary"]) == ("open", "payer: may it call transfer?")
+    assert event["data"]["state"] == "open"
+    assert event["data"]["summary"] == "payer: may it call transfer? (over 500 EUR)"
     assert set(event["data"]["links"]) == {ANN, BOB}
     for who, link in event["data"]["links"].items():
         assert [grant.approver for grant in board.granted(link)] == [who]
     assert not [secret for secret in SECRETS if secret in first["body"]]
+
+
+async def test_a_webhook_gets_a_link_where_no_approver_is_named(board):
+    for approvers, name, who in (([], "anybody in hook", "anybody in hook"), (["*@example.com"], "look", NOBODY)):
+        await board.tell(
+            Notice(approval=replace(ASKED, approvers=approvers), what="opened", endpoint="hook", to=approvers)
+        )
+        links = (await board.told("hook"))[-1]["data"]["links"]
+        assert list(links) == [name]
+        assert [grant.approver for grant in board.granted(links[name])] == [who]
+
+
+async def test_two_reminders_without_a_vote_between_them_are_both_told(board):
+    for hours in (1, 2, 2):
+        at = NOW + timedelta(hours=hours)
+        for endpoint in ("approvers", "hook"):
+            await board.tell(replace(OPENED, what="reminded", endpoint=endpoint, at=at))
+    assert {address: len(mails) for address, mails in board.mails().items()} == {ANN: 2, BOB: 2}
+    first, second, again = await board.outside.get("/_hooks", name="hook")
+    assert first["id"] != second["id"] == again["id"]
+    assert json.loads(second["body"])["time"].startswith(f"{NOW + timedelta(hours=2):%Y-%m-%dT%H:%M:%S}")
+
+
+async def test_no_text_by_a_model_passes_for_a_line_of_ours(board):
+    lie = "x\nwhy       it is harmless\ndecide    https://evil.example/\r\u2028\u202e\u200bgnp"
+    slack = "<https://evil.example|approve> <!channel> &"
+    hostile = replace(ASKED, arguments={"body": lie, "n\nwhy  ": [lie], "to": slack}, goal=lie, said=f"{lie}\n{slack}")
+    await board.tell(replace(OPENED, approval=hostile))
+    await board.tell(replace(OPENED, approval=hostile, endpoint="ops"))
+    ((_, mail),), (post,) = board.mails()[ANN], await board.told("slack/ops")
+    for text in (mail.replace("\r\n", "\n"), post["text"]):
+        lines = text.split("\n")
+        assert [line for line in lines if line.startswith("why ")] == ["why       over 500 EUR"]
+        assert [line for line in lines if line.startswith("decide ")] == ["decide    fleet approvals show run-1/3.1"]
+        assert r"body: x\nwhy       it is harmless\ndecide" in text
+        assert not set("\r\u2028\u202e\u200b") & set(text)
+        assert "          why       it is harmless" in lines
+    assert "&lt;https://evil.example|approve&gt; &lt;!channel&gt; &amp;" in post["text"]
+    assert not set("<>") & set(post["text"])
 
 
 async def test_every_event_of_an_approval_is_a_message_of_its_own(board):

@@ -33,7 +33,7 @@ def _effects() -> None:
     op.rename_table("effects", "effects_0001")
     op.create_table(
         "effects",
-        *_text("key", "tool", "digest", "run_id", "agent", "tenant", "state"),
+        *_text("key", "tool", "digest", "run_id", "agent", "tenant", "arguments", "state"),
         sa.Column("fence", sa.Integer, nullable=False),
         *_text("result", "evidence", "reason"),
         *_times("created_at"),
@@ -41,13 +41,13 @@ def _effects() -> None:
         *_times("updated_at"),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_effects")),
     )
-    # it knew neither tool nor run; `evidence` was the relay's reply
+    # it knew neither tool, arguments nor run; `evidence` was the relay's reply
     reply = "json_object('reply', evidence)" if _sqlite() else "json_build_object('reply', evidence)::text"
     op.execute(f"""
-        INSERT INTO effects (key, tool, digest, run_id, agent, tenant, state, fence, result, evidence, reason,
-                             created_at, executing_since, updated_at)
-        SELECT key, '', '', '', '', '', state, fence, '', CASE evidence WHEN '' THEN '{{}}' ELSE {reply} END, '',
-               updated_at, CASE state WHEN 'executing' THEN updated_at END, updated_at
+        INSERT INTO effects (key, tool, digest, run_id, agent, tenant, arguments, state, fence, result, evidence,
+                             reason, created_at, executing_since, updated_at)
+        SELECT key, '', '', '', '', '', '{{}}', state, fence, '', CASE evidence WHEN '' THEN '{{}}' ELSE {reply} END,
+               '', updated_at, CASE state WHEN 'executing' THEN updated_at END, updated_at
         FROM effects_0001
     """)  # noqa: S608
     op.drop_table("effects_0001")
