@@ -102,7 +102,7 @@ def rewrite(
     if console is not None:
         link_key = target.parent / "links.key"
         key = link_key.read_text(encoding="utf-8") if link_key.exists() else token_hex(32)
-        raw["approvals"] = {"url": console, "link_key": _secret(target, link_key.name, key)}
+        raw.setdefault("approvals", {}).update(url=console, link_key=_secret(target, link_key.name, key))
     target.write_text(tomli_w.dumps(raw), encoding="utf-8")
 
 

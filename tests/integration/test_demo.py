@@ -36,7 +36,7 @@ def test_a_few_agents_do_their_work_and_nothing_is_left_behind(tmp_path):
     assert told["agents"] == {"started": 4, "completed": 4, "failed": 0}
     assert told["emails"] == {"expected": 4, "delivered": 4, "duplicates": 0}
     assert {name: pool["processes"] for name, pool in told["pools"].items()} == {
-        "agents": 1, "llm": 2, "search": 1, "email": 1,
+        "agents": 1, "llm": 2, "search": 1, "email": 1, "approvals+memory+webhook": 1,
     }  # fmt: skip
     assert told["pools"]["llm"]["tasks"] == told["quotas"]["openai/sim-large"]["granted"] > 0
     briefs = sorted((tmp_path / "demo" / "briefs").iterdir())

@@ -98,7 +98,7 @@ def test_a_run_is_started_followed_told_and_listed(dev):
 
     doctor = json.loads(dev.answer("doctor", "--json"))
     assert doctor["ok"] is True
-    assert {f["component"] for f in doctor["findings"]} >= {"temporal", "redis", "ledger", "providers.openai"}
+    assert {f["component"] for f in doctor["findings"]} >= {"temporal", "redis", "database", "providers.openai"}
 
     again = dev.call("dev")
     assert again.returncode == 2

@@ -16,15 +16,18 @@ import httpx2
 import pytest
 
 from fleet import manifest as manifests
+from fleet import settings
 from fleet.client import FleetClient
 from fleet.contracts.approvals import Decision, Verdict, digest
 from fleet.contracts.effects import EffectRequest, EffectResult, EffectState
 from fleet.contracts.names import EFFECT_WORKFLOW, effect_key
 from fleet.contracts.runs import CallPolicy, Outcome
 from fleet.contracts.tools import EMAIL_SEND
+from fleet.errors import FleetError
 from ratelimit.limiter import Limiter
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
+from workers.bootstrap import run_pools
 from workers.database import Database, upgrade
 from workers.effects.ledger import Ledger
 
@@ -89,6 +92,16 @@ class Bench:
         said = [line for line in found.stderr.strip().splitlines() if not line.startswith("{")]
         assert len(said) == 1, found.stderr
         return said[0]
+
+    async def turned_away(self, pool, **environment):
+        """What it would say, without a process of its own: starting one takes seconds."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (self.environment | environment).items():
+                patch.setenv(name, value)
+            with pytest.raises(FleetError) as raised:
+                await asyncio.wait_for(run_pools(settings.load(), manifests.load(self.manifest), [pool]), 60)
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
 
     @asynccontextmanager
     async def working(self, *pools, **environment):
@@ -249,38 +262,41 @@ async def test_a_draining_worker_gives_back_what_it_cannot_finish(bench, tempora
 
 
 async def test_what_a_worker_lacks_is_one_line(bench):
-    said = await bench.refused("llm", OPENAI_API_KEY="")
+    said = await bench.turned_away("llm", OPENAI_API_KEY="")
     assert "OPENAI_API_KEY" in said
     said = await bench.refused("llm", OPENAI_API_KEY="sk-wrong-0815")
     assert "providers.openai: openai: the API key was refused (401)" in said
-    said = await bench.refused("llm", OPENAI_API_KEY="sk-schlüssel")
+    said = await bench.turned_away("llm", OPENAI_API_KEY="sk-schlüssel")
     assert "not plain text" in said
     assert "schl" not in said
-    assert "providers.bank: no API key: set BANK_API_KEY" in await bench.refused("payments", BANK_API_KEY="")
-    said = await bench.refused("payments", BANK_API_KEY="sk-test-other")
+    assert "providers.bank: no API key: set BANK_API_KEY" in await bench.turned_away("payments", BANK_API_KEY="")
+    said = await bench.turned_away("payments", BANK_API_KEY="sk-test-other")
     assert "providers.bank: bank: 401" in said
     assert "other" not in said
-    assert "approvals.link_key: env:FLEET_LINK_KEY is not set" in await bench.refused("approvals", FLEET_LINK_KEY="")
-    said = await bench.refused("approvals", FLEET_LINK_KEY="too-short")
+    assert "approvals.link_key: env:FLEET_LINK_KEY is not set" in await bench.turned_away(
+        "approvals", FLEET_LINK_KEY=""
+    )
+    said = await bench.turned_away("approvals", FLEET_LINK_KEY="too-short")
     assert "approvals.link_key: has 9 characters; 32 are the least" in said
+    # a process of its own says the same, and ends with 2
     old = f"sqlite+aiosqlite:///{bench.folder}/old.db"
     for pool in ("email", "memory"):
-        assert "run `fleet db upgrade`" in await bench.refused(pool, FLEET_DATABASE_URL=old)
+        assert "run `fleet db upgrade`" in await bench.turned_away(pool, FLEET_DATABASE_URL=old)
     port = closed_port()
-    assert str(port) in await bench.refused("search", TEMPORAL_ADDRESS=f"127.0.0.1:{port}")
-    assert str(port) in await bench.refused("search", FLEET_REDIS_URL=f"redis://127.0.0.1:{port}/0")
-    assert "FLEET_DATABASE_URL" in await bench.refused(
+    assert str(port) in await bench.turned_away("search", TEMPORAL_ADDRESS=f"127.0.0.1:{port}")
+    assert str(port) in await bench.turned_away("search", FLEET_REDIS_URL=f"redis://127.0.0.1:{port}/0")
+    assert "FLEET_DATABASE_URL" in await bench.turned_away(
         "email", FLEET_DATABASE_URL=f"sqlite+aiosqlite:///{bench.manifest}/x.db"
     )
-    said = await bench.refused("email", FLEET_DATABASE_URL="my secret place")
+    said = await bench.turned_away("email", FLEET_DATABASE_URL="my secret place")
     assert "not a database URL" in said
     assert "secret" not in said
-    assert "FLEET_REDIS_URL" in await bench.refused("search", FLEET_REDIS_URL="localhost")
+    assert "FLEET_REDIS_URL" in await bench.turned_away("search", FLEET_REDIS_URL="localhost")
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         taken = holder.getsockname()[1]
-        said = await bench.refused("search", FLEET_HEALTH_PORT=str(taken))
+        said = await bench.turned_away("search", FLEET_HEALTH_PORT=str(taken))
         assert str(taken) in said
         assert "FLEET_HEALTH_PORT" in said
 

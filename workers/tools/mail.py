@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from temporalio import activity
 
-from fleet.conditions import matches
+from fleet.conditions import fits
 from fleet.contracts.effects import EffectRequest, EffectResult
 from fleet.contracts.names import FailureType
 from fleet.contracts.tools import EMAIL_SEND
@@ -48,7 +48,7 @@ class MailTools:
         to, message_id = str(message["To"]), str(message["Message-ID"])
         # the address itself: a name beside it may look like another
         address = message["To"].addresses[0].addr_spec
-        allowed = not self._recipients or any(matches(address, pattern) for pattern in self._recipients)
+        allowed = not self._recipients or any(fits(address, pattern) for pattern in self._recipients)
 
         def had(reply: str) -> Had:
             content = {"sent": True, "to": to, "message_id": message_id}

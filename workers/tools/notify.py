@@ -11,6 +11,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from fleet.conditions import is_pattern
 from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalState, Ask, Notice
 from fleet.contracts.names import FailureType
 from fleet.contracts.tools import APPROVAL_NOTIFY, APPROVAL_RECORD
@@ -138,7 +139,7 @@ class NotifyTools:
         """By approver; where none is named, the one that a channel gets."""
         if notice.approval.state is not ApprovalState.OPEN:
             return {}
-        people = {who: who for who in notice.to if "*" not in who}
+        people = {who: who for who in notice.to if not is_pattern(who)}
         named = people or {_anybody(notice) or LOOK: _anybody(notice)}
         links = {name: self._link(notice.approval, who) for name, who in named.items()}
         return {name: link for name, link in links.items() if link is not None}
@@ -166,7 +167,7 @@ def _addresses(notice: Notice) -> list[str]:
     """Who is written to: patterns are nobody, and those who have decided know it."""
     if notice.approval.state is not ApprovalState.OPEN and not notice.approval.reason:
         return []
-    return [who for who in notice.to if "@" in who and "*" not in who]
+    return [who for who in notice.to if "@" in who and not is_pattern(who)]
 
 
 def document(approval: Approval) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from decimal import Decimal, InvalidOperation
 
 from temporalio import activity
 
-from fleet.conditions import matches
+from fleet.conditions import fits
 from fleet.contracts.effects import EffectRequest, EffectResult
 from fleet.contracts.names import FailureType
 from fleet.contracts.tools import PAYMENTS_TRANSFER
@@ -34,7 +34,7 @@ class PaymentTools:
         """Have the transfer booked, unless an earlier attempt already has."""
         asked = {name: str(request.arguments.get(name, "")) for name in ("payee", "amount", "currency", "reference")}
         amount = _amount(asked["amount"])
-        allowed = not self._payees or any(matches(asked["payee"], pattern) for pattern in self._payees)
+        allowed = not self._payees or any(fits(asked["payee"], pattern) for pattern in self._payees)
 
         def had(booked: Transfer) -> Had:
             content = {"booked": True, "transfer_id": booked.id, **asked}
