@@ -27,7 +27,7 @@ from workers.embedded import EmbeddedError, EmbeddedStack, Endpoints, Ports, fre
 from workers.supervisor import ProcessSpec, Supervisor, last_line
 
 READY_TIMEOUT_S = 60.0
-LIGHT_POOLS = ("approvals", "memory", "webhook")
+LIGHT_POOLS = ("payments", "approvals", "memory", "webhook")
 TOGETHER = "+"
 """Joins the names of pools that one process serves."""
 DRAIN_MARGIN_S = 5.0
@@ -48,10 +48,10 @@ def parse_pools(text: str) -> dict[str, int]:
         if not count.isdigit() or not 1 <= int(count) <= 64:
             raise BadInput(f"--pools: {name}={count} is not a number of processes from 1 to 64")
         found[name] = int(count)
-    # a fleet without one of its pools would wait for ever; those with little to do share a process
+    # a fleet without one of its pools would wait for ever; those with little to do share a process with `email`
     light = [name for name in LIGHT_POOLS if name not in found]
-    whole = {name: found.get(name, 1) for name in POOLS if name not in light}
-    return whole | ({TOGETHER.join(light): 1} if light else {})
+    shared = TOGETHER.join(["email", *light])
+    return {shared if name == "email" else name: found.get(name, 1) for name in POOLS if name not in light}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,11 +25,8 @@ from ratelimit.places import Kind
 from ratelimit.profiles import PROFILES, Profile
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
-from workers import health
 from workers.door import DOOR, door_quota
-from workers.pool import worker
 from workers.redaction import REDACTOR
-from workers.serving import Shop
 from workers.telemetry import METRICS
 
 BURST_HEADROOM = 0.9
@@ -154,6 +151,11 @@ async def run_pools(settings: Settings, manifest: Manifest, names: Sequence[str]
         BadInput: an unknown pool, a missing key.
         Unreachable: Temporal, Redis or the ledger's database does not answer at start.
     """
+    # commands that only want the limiter do not pay for these
+    from workers import health
+    from workers.pool import worker
+    from workers.serving import Shop
+
     unknown = [n for n in names if n not in manifest.pools]
     if unknown:
         raise BadInput(f"unknown pool {unknown[0]!r}; the manifest has: {', '.join(manifest.pools)}")

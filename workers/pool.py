@@ -19,7 +19,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from fleet.contracts.names import WAITS
 from workers.gate import Gate
-from workers.redaction import REDACTOR, RedactingInterceptor
+from workers.redacting import RedactingInterceptor
+from workers.redaction import REDACTOR
 from workers.telemetry import METRICS
 
 # Our own contracts and pure functions are deterministic: importing them anew for every run would cost 100 ms each.

@@ -9,12 +9,6 @@ from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
 from temporalio.exceptions import ApplicationError, CancelledError
-from temporalio.worker import (
-    ActivityInboundInterceptor,
-    ActivityOutboundInterceptor,
-    ExecuteActivityInput,
-    Interceptor,
-)
 
 REDACTED: Final = "[redacted]"
 SHORTEST = 6
@@ -155,46 +149,3 @@ def _forms(secret: str) -> Iterator[str]:
         if len(part) >= SHORTEST_PART:
             yield part
             yield part.replace("+", "-").replace("/", "_")
-
-
-class RedactingInterceptor(Interceptor):
-    """Cleans what activities leave in a history: results, errors, details of heartbeats.
-
-    First in the list of interceptors, so that it sees what the others add.
-    """
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        """Wrap the activities of a worker."""
-        return _RedactingActivity(next, self._redactor)
-
-
-class _RedactingActivity(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, redactor: Redactor) -> None:  # noqa: A002
-        super().__init__(next)
-        self._redactor = redactor
-
-    def init(self, outbound: ActivityOutboundInterceptor) -> None:
-        super().init(_RedactingHeartbeat(outbound, self._redactor))
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-        try:
-            result = await super().execute_activity(input)
-        except Exception as error:
-            cleaned = self._redactor.error(error)
-            if cleaned is error:
-                raise
-            # `from`: else the error itself would be the context, and be written too
-            raise cleaned from cleaned.__cause__
-        return self._redactor.clean_value(result)
-
-
-class _RedactingHeartbeat(ActivityOutboundInterceptor):
-    def __init__(self, next: ActivityOutboundInterceptor, redactor: Redactor) -> None:  # noqa: A002
-        super().__init__(next)
-        self._redactor = redactor
-
-    def heartbeat(self, *details: Any) -> None:
-        super().heartbeat(*self._redactor.clean_value(details))

@@ -36,7 +36,15 @@ class Impatient:
 
 
 def test_there_are_histories():
-    assert {p.stem for p in HISTORIES} >= {"completed", "stopped", "budget", "failed-tool"}
+    assert {p.stem for p in HISTORIES} >= {
+        "completed",
+        "stopped",
+        "budget",
+        "failed-tool",
+        "amended",
+        "withdrawn",
+        "settled",
+    }
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda p: p.stem)

@@ -36,7 +36,7 @@ def test_a_few_agents_do_their_work_and_nothing_is_left_behind(tmp_path):
     assert told["agents"] == {"started": 4, "completed": 4, "failed": 0}
     assert told["emails"] == {"expected": 4, "delivered": 4, "duplicates": 0}
     assert {name: pool["processes"] for name, pool in told["pools"].items()} == {
-        "agents": 1, "llm": 2, "search": 1, "email": 1, "approvals+memory+webhook": 1,
+        "agents": 1, "llm": 2, "search": 1, "email+payments+approvals+memory+webhook": 1,
     }  # fmt: skip
     assert told["pools"]["llm"]["tasks"] == told["quotas"]["openai/sim-large"]["granted"] > 0
     briefs = sorted((tmp_path / "demo" / "briefs").iterdir())
@@ -49,6 +49,7 @@ def test_a_few_agents_do_their_work_and_nothing_is_left_behind(tmp_path):
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.trial
 def test_a_corpus_of_ones_own_is_asked_about(tmp_path):
     documents = tmp_path / "documents"
     documents.mkdir()
@@ -76,7 +77,8 @@ def test_an_empty_corpus_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "path", "model"), [("openai", "/v1", "gpt-5-mini"), ("anthropic", "", "claude-haiku-4-5")]
+    ("kind", "path", "model"),
+    [("openai", "/v1", "gpt-5-mini"), pytest.param("anthropic", "", "claude-haiku-4-5", marks=pytest.mark.trial)],
 )
 async def test_a_live_demo_asks_the_real_provider(tmp_path, simulators, kind, path, model):
     # what stands for the real one here has no quota and a key of its own

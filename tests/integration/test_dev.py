@@ -111,6 +111,7 @@ def test_a_run_is_started_followed_told_and_listed(dev):
     assert (gone.returncode, len(gone.stderr.splitlines())) == (2, 1)
 
 
+@pytest.mark.trial
 def test_a_run_is_stopped_and_state_survives_a_restart(dev):
     dev.start("--pools", "agents=1,llm=1")
     # out of reach of every burst: the run waits for quota until it is stopped

@@ -22,7 +22,8 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, Ca
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from workers.providers.errors import RateLimited
-from workers.redaction import REDACTED, RedactingInterceptor, Redactor
+from workers.redacting import RedactingInterceptor
+from workers.redaction import REDACTED, Redactor
 
 SECRET = 'p&ss "wörd"/+31415926'
 TOKEN = "re_3141592653589793"
