@@ -145,7 +145,8 @@ async def _of_effect(event: HistoryEvent, told: Story, steps: dict[int, Step], c
             steps[event.event_id] = step
         case EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
             started = event.child_workflow_execution_started_event_attributes
-            steps.get(started.initiated_event_id, aside).started_at = at
+            step = steps.get(started.initiated_event_id, aside)
+            step.started_at, step.attempts = at, 1
         case EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED:
             completed = event.child_workflow_execution_completed_event_attributes
             step = steps.get(completed.initiated_event_id, aside)
