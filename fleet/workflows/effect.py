@@ -61,7 +61,9 @@ class EffectWorkflow:
         try:
             return await asyncio.shield(handle)
         except asyncio.CancelledError:
-            # it may come together with the attempt's end, which counts
+            # it may come together with the attempt's end, which counts: a handle that is cancelled before all of this
+            # workflow task was applied would forget it
+            await workflow.wait_condition(lambda: True)
             if not handle.done() and request.mode is Mode.EXECUTE:
                 handle.cancel()
             await workflow.wait([handle])

@@ -10,10 +10,12 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
 from temporalio.service import RPCError
+from temporalio.worker import Replayer
 
 from fleet.contracts import names
 from fleet.contracts.approvals import Approval, ApprovalRule, ApprovalState, Decision, Verdict, digest
 from fleet.contracts.runs import Outcome, Phase, RunResult, RunStatus
+from fleet.workflows.agent import AgentWorkflow
 from tests.fleet.fakes import (
     Fakes,
     calls,
@@ -30,6 +32,7 @@ from tests.fleet.fakes import (
     time_skipping,
     verdict,
 )
+from workers.pool import SANDBOX
 
 ANN, BOB, EVE = "ann@example.com", "bob@example.com", "eve@example.com"
 PAYS = digest("transfer", {"payee": "DE1", "amount": "120.50", "currency": "EUR", "reference": "r"})
@@ -334,6 +337,27 @@ async def test_a_verdict_that_comes_with_the_stop_is_refused(temporal):
         await run.result()
     assert "too late" in said
     assert fakes.attempts == []
+
+
+async def test_a_signal_and_an_update_that_come_together_are_one_history(temporal):
+    fakes = script()
+    async with serving(temporal, fakes, queue := f"q-{uuid4().hex}"):
+        for _ in range(10):
+            fakes.seen.clear()
+            run = await start(temporal, queue, **asking(replace(FOUR_EYES, notify=[])))
+            same = verdict(await opened(run), by=BOB)
+            await asyncio.gather(
+                run.signal(names.TELL_SIGNAL, "hurry"),
+                run.signal(names.DECIDE_SIGNAL, replace(same, channel="signal")),
+                refused(run, same),
+                refused(run, same),
+            )
+            [approval] = await run.query(names.APPROVALS_QUERY, result_type=list[Approval])
+            await run.signal(names.STOP_SIGNAL, "enough")
+            await run.result()
+            assert [vote.by for vote in approval.votes] == [BOB]
+            replayer = Replayer(workflows=[AgentWorkflow], workflow_runner=SANDBOX)
+            await replayer.replay_workflow(await run.fetch_history())
 
 
 @pytest.mark.parametrize("action", ["stop", "cancel"])

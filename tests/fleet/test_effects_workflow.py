@@ -1,6 +1,7 @@
 """Effects as child workflows: had once, and accounted for whatever happens to the run."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -9,13 +10,17 @@ import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError
+from temporalio.worker import Worker
 
 from fleet.contracts import names
 from fleet.contracts.approvals import ApprovalRule, ApprovalState, Ask, Decision, run_of
 from fleet.contracts.effects import EffectRequest, EffectResult, EffectState, Mode
 from fleet.contracts.runs import Outcome, Phase, RunResult, RunStatus, Told
+from fleet.contracts.tools import PAYMENTS_TRANSFER
 from fleet.workflows.agent import AgentWorkflow
+from fleet.workflows.effect import EffectWorkflow
 from tests.fleet.fakes import Fakes, decided, opened, pays, refused, run_input, says, serving, started, verdict
+from workers.pool import SANDBOX
 
 UNKNOWN = EffectResult(state=EffectState.UNKNOWN, reason="the line broke")
 
@@ -232,6 +237,62 @@ async def test_a_stop_before_the_point_of_no_return_withdraws_the_effect(tempora
     assert (result.outcome, fakes.sent) == (Outcome.STOPPED, [])
     assert last(result) == ("failed", "withdrawn before it began")
     assert [(a.mode, a.why) for a in fakes.attempts] == [(Mode.EXECUTE, ""), (Mode.ACCOUNT, "withdrawn")]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("action", ["stop", "cancel"])
+async def test_an_end_that_comes_with_the_end_of_the_effect_has_one_outcome_which_is_told(temporal, action, committed):
+    for i in range(10):
+        fakes = script(hold=asyncio.Event(), committed=committed)
+        async with started(temporal, fakes) as run:
+            await fakes.under_way.wait()
+            child = await child_of(temporal, run)
+
+            async def finishes(fakes: Fakes, after_s: float) -> None:
+                await asyncio.sleep(after_s)
+                assert fakes.hold is not None
+                fakes.hold.set()
+
+            # before, with and after the cancellation of the attempt
+            ends = run.cancel() if action == "cancel" else run.signal(names.STOP_SIGNAL, "enough")
+            await asyncio.gather(ends, finishes(fakes, i * 0.02))
+            result = None
+            with suppress(WorkflowFailureError):
+                result = await run.result()
+            accounted = await child.result()
+        assert len(fakes.sent) <= 1
+        assert accounted.state is (EffectState.DONE if fakes.sent else EffectState.FAILED)
+        assert (result is None) is (action == "cancel")
+        if result is not None:
+            assert (result.outcome, last(result)[0]) == (Outcome.STOPPED, accounted.state.value)
+
+
+@pytest.mark.parametrize("first", ["cancellation", "end"])
+async def test_an_end_of_the_effect_that_is_seen_together_with_the_cancellation_counts(temporal, first):
+    queue, fakes = f"q-{uuid4().hex}", script(hold=asyncio.Event())
+    arguments = {"payee": "DE1", "amount": "1", "currency": "EUR", "reference": "r"}
+    wanted = EffectRequest(
+        key=f"e-{uuid4().hex}", tool="transfer", activity=PAYMENTS_TRANSFER.name, arguments=arguments, digest="",
+        run_id="r", agent="a", tenant="t",
+    )  # fmt: skip
+    workflows: dict[str, Any] = {"task_queue": queue, "workflows": [EffectWorkflow], "workflow_runner": SANDBOX}
+    async with Worker(temporal, task_queue=queue, activities=[fakes.transfer]):
+        async with Worker(temporal, **workflows, max_cached_workflows=0):
+            run = await temporal.start_workflow(EffectWorkflow.run, wanted, id=wanted.key, task_queue=queue)
+            await fakes.under_way.wait()
+        # nobody serves the workflow: it will see both at once
+        if first == "cancellation":
+            await run.cancel()
+        assert fakes.hold is not None
+        fakes.hold.set()
+        async with asyncio.timeout(20):
+            while (await run.describe()).raw_description.pending_activities:
+                await asyncio.sleep(0.02)
+        if first == "end":
+            await run.cancel()
+        async with Worker(temporal, **workflows):
+            accounted = await run.result()
+    assert (accounted.state, len(fakes.sent), len(fakes.attempts)) == (EffectState.DONE, 1, 1)
 
 
 async def test_a_stop_before_anybody_has_taken_the_effect_up_withdraws_it(temporal):
