@@ -18,7 +18,7 @@ async def test_the_second_run_is_cheaper_because_the_first_remembered(local_flee
     assert [r.outcome for r in (first, second, other)] == [Outcome.COMPLETED] * 3
     assert (first.recalled, other.recalled) == (0, 0)
     assert second.recalled > 0
-    assert second.tokens < first.tokens / 2
+    assert second.tokens < 0.7 * first.tokens
     assert second.steps < first.steps
     # nobody else's memory
     assert other.steps == first.steps
