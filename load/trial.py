@@ -8,9 +8,9 @@ FaultKind = Literal[
     "kill", "freeze", "redis_down", "redis_cut", "redis_delay", "redis_failover",
     "temporal_down", "temporal_cut", "temporal_delay", "provider",
 ]  # fmt: skip
-"""`kill`: kill -9. `freeze`: SIGSTOP, then SIGCONT. `…_down`: kill -9 of the server, then a restart. `…_cut`, `…_delay`: the
-network between the workers and the server. `redis_failover`: kill -9 of the primary under Sentinel. `provider`: a step of
-the simulators' script."""
+"""`kill`: kill -9. `freeze`: SIGSTOP, then SIGCONT. `…_down`: kill -9 of the server, then a restart. `…_cut` and
+`…_delay`: the network between workers and server. `redis_failover`: kill -9 of the primary under Sentinel. `provider`:
+a step of the simulators' script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
