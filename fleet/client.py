@@ -17,18 +17,17 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
-from temporalio.common import Priority, WorkflowIDReusePolicy
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
-from fleet import agents, attributes
+from fleet import attributes, starting
 from fleet.contracts import names
 from fleet.contracts.approvals import Approval, Verdict, run_of
-from fleet.contracts.runs import LAST_PRIORITY, Outcome, RunInput, RunResult, RunStatus, Told
+from fleet.contracts.runs import Outcome, RunResult, RunStatus, Told
 from fleet.errors import BadInput, UnknownRun, Unreachable
 from fleet.manifest import Manifest
-from fleet.rates import NAME
 from fleet.settings import Settings
 from fleet.tables import AGENTS_POOL, WEBHOOK_POOL
 
@@ -131,22 +130,13 @@ class FleetClient:
         Raises:
             BadInput: unknown agent or endpoint, empty goal, or the id is taken.
         """
-        if not goal.strip():
-            raise BadInput("the goal is empty: say what the agent is to do")
-        if not NAME.fullmatch(tenant):
-            raise BadInput(f"tenant {tenant!r}: must be letters, digits, _ . : -, at most 64")
-        if not 1 <= priority <= LAST_PRIORITY:
-            raise BadInput(f"priority {priority} is not between 1 (first) and {LAST_PRIORITY}")
-        definition = agents.definition(self._manifest, agent)
-        weight = self._manifest.weight(tenant)
-        run = RunInput(
-            agent=definition,
-            goal=goal,
+        run = starting.run_input(
+            self._manifest,
+            agent,
+            goal,
             tenant=tenant,
             priority=priority,
-            weight=weight,
-            door=self._manifest.max_active is not None,
-            tell=[self._told(endpoint) for endpoint in dict.fromkeys(tell)],
+            tell=[self._told(e) for e in dict.fromkeys(tell)],
         )
         if run_id is not None and not RUN_ID.fullmatch(run_id):
             raise BadInput(f"run id {run_id[:80]!r}: must be letters, digits, _ . : -, at most 200")
@@ -159,10 +149,8 @@ class FleetClient:
                 # the id is part of the key of every effect: another run under it would find them done
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 task_queue=self._manifest.task_queue(AGENTS_POOL),
-                memo={names.AGENT_MEMO: agent, names.GOAL_MEMO: goal[:500], names.TENANT_MEMO: tenant},
+                **starting.told(run),
                 search_attributes=attributes.of_run(agent, tenant),
-                priority=Priority(priority_key=priority, fairness_key=tenant, fairness_weight=weight),
-                static_summary=f"{agent}: {goal}"[:200],
             )
         except RPCError as error:
             if error.status is RPCStatusCode.INVALID_ARGUMENT and "earch attribute" in error.message:

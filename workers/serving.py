@@ -52,6 +52,8 @@ CHECK_TIMEOUT_S = 10.0
 """How long a worker that starts waits for a provider's first answer."""
 
 Activities = Sequence[Callable[..., Any]]
+Chat = Callable[[Settings, str, ModelProvider], "ChatProvider"]
+"""Makes the client of a model provider, by its name."""
 
 log = structlog.get_logger("fleet.worker")
 
@@ -64,6 +66,7 @@ class Shop:
     settings: Settings
     manifest: Manifest
     limiter: Limiter
+    chat: Chat = clients.chat_provider
     _database: "Database | None" = field(default=None)
 
     async def pool(self, name: str) -> Pool:
@@ -133,7 +136,7 @@ async def _llm(shop: Shop, name: str, admission: Admission) -> Activities:
     for spec_name, model in manifest.providers.items():
         # runs in flight may use a model that no agent of the manifest uses any more
         if isinstance(model, ModelProvider) and (spec_name in used or shop.settings.secret(model.api_key)):
-            providers[spec_name] = clients.chat_provider(shop.settings, spec_name, model)
+            providers[spec_name] = shop.chat(shop.settings, spec_name, model)
             shop.stack.push_async_callback(providers[spec_name].aclose)
             if spec_name in used:
                 await _accepts(spec_name, providers[spec_name].check)

@@ -2,11 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from fleet import documents
-from fleet.cli import context, output, stories
+from fleet.cli import context, forecast, output, stories
 from fleet.client import STATES, FleetClient, connect
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.errors import BadInput, FleetError
@@ -36,16 +37,24 @@ def run(
     """Start a run; with `wait`, follow it to its end."""
 
     async def work() -> int:
-        client = await _client(manifest)
-        started = await client.start(agent, goal, run_id=run_id, tenant=tenant, priority=priority, tell=tell)
+        settings, loaded = context.load(manifest)
+        client = FleetClient(await connect(settings), loaded)
+        async with forecast.asked(
+            client.temporal, settings, loaded, agent, tenant=tenant, priority=priority
+        ) as expecting:
+            started = await client.start(agent, goal, run_id=run_id, tenant=tenant, priority=priority, tell=tell)
+            expected = await expecting
+        told: dict[str, Any] = {"run": started} | ({"forecast": expected} if expected else {})
+        if expected and not json:
+            typer.echo(forecast.text(expected), err=True)
         if not wait:
-            output.document({"run": started}) if json else typer.echo(started)
+            output.document(told) if json else typer.echo(started)
             return 0
         if not json:
             typer.echo(f"started {started}", err=True)
         result = await _follow(client, started, quiet=json)
         if json:
-            output.document({"run": started, "result": result})
+            output.document({**told, "result": result})
         elif result.outcome is Outcome.FAILED:
             output.problem(f"run {started} failed: {result.reason}")
         else:

@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import importlib.util
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from load.simulators.options import Options, OptionsError
@@ -29,11 +31,21 @@ def main() -> int:
             ledger_file=asked.ledger_file,
             ready_file=asked.ready_file,
         )
-        asyncio.run(serve(serving))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(serving))
     except (OptionsError, OSError) as error:
         print(f"simulators: {error}", file=sys.stderr)  # noqa: T201 - the program's answer
         return 2
     return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed: it serves about a tenth more."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    from uvloop import new_event_loop
+
+    return new_event_loop
 
 
 if __name__ == "__main__":

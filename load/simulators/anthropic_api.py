@@ -8,14 +8,18 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from load.simulators import text
+from load.simulators.beginnings import of_blocks
+from load.simulators.caching import NONE, Cached
 from load.simulators.conversation import Call, Prompt, Reply, Tool, Turn
 from load.simulators.options import AnthropicOptions
 from load.simulators.quota import Refusal, Standing
@@ -40,6 +44,10 @@ class AnthropicDialect:
     """Anthropic's words."""
 
     provider = "anthropic"
+    failed_calls_count = False
+    """Refused calls are free."""
+    cached_tokens_count = False
+    """What is read from the cache does not count towards the input limit."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -55,13 +63,25 @@ class AnthropicDialect:
 
     def refusal(self, refusal: Refusal, model: str, *, request_id: str) -> Any:
         """Which limit."""
-        limit = refusal.options.limit * 60 / refusal.options.period_s
-        what = _WORDS.get(refusal.limit, refusal.limit)
-        message = (
-            f"This request would exceed your organization's rate limit of {limit:,.0f} {what} per minute (model:"
-            f" {model}). Please reduce the prompt length or the maximum tokens requested, or try again later."
-        )
-        return self.error(429, message, request_id=request_id, code=None, param=None)
+        what, code = _WORDS.get(refusal.limit, refusal.limit), None
+        match refusal.kind:
+            case "spend":
+                message, code = "Your organization has reached its spend limit.", "enforced_spend_limit_reached"
+            case "in_flight":
+                message = "Number of concurrent connections has exceeded your rate limit. Please try again later."
+            case "acceleration":
+                code = "ramp_limit_exceeded"
+                message = (
+                    f"This request would exceed your organization's maximum usage increase rate for {what} per minute"
+                    f" (model: {model}). Please scale up more gradually."
+                )
+            case "quota":
+                message = (
+                    f"This request would exceed your organization's rate limit of {refusal.granted:,.0f} {what} per"
+                    f" minute (model: {model}). Please reduce the prompt length or the maximum tokens requested, or try"
+                    " again later."
+                )
+        return self.error(429, message, request_id=request_id, code=code, param=None)
 
     def headers(self, standing: Mapping[str, Standing], now: float, request_id: str) -> dict[str, str]:
         """`anthropic-ratelimit-*`; `tokens` is the most restrictive in force."""
@@ -74,10 +94,9 @@ class AnthropicDialect:
         for name, one in seen.items():
             head = f"anthropic-ratelimit-{name.replace('_', '-')}"
             remaining = one.remaining if name == "requests" else one.remaining // step * step
-            full = datetime.fromtimestamp(math.ceil(now + one.full_in_s), UTC)
             found[f"{head}-limit"] = f"{one.limit:.0f}"
             found[f"{head}-remaining"] = f"{remaining:.0f}"
-            found[f"{head}-reset"] = full.strftime("%Y-%m-%dT%H:%M:%SZ")
+            found[f"{head}-reset"] = _instant(math.ceil(now + one.full_in_s))
         return found
 
     def retry_headers(self, wait_s: float) -> dict[str, str]:
@@ -86,9 +105,10 @@ class AnthropicDialect:
             return {"x-should-retry": "false"}
         return {"retry-after": str(max(1, math.ceil(wait_s))), "x-should-retry": "true"}
 
-    def failed_call_counts(self) -> bool:
-        """Refused calls are free."""
-        return False
+
+@lru_cache(maxsize=256)
+def _instant(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class AnthropicApi:
@@ -100,17 +120,15 @@ class AnthropicApi:
         self._desk = Desk(world, self._say, self._options)
 
     def routes(self) -> list[Route]:
-        """Under `/v1`, beside OpenAI's: the paths differ."""
-        return [
-            Route("/v1/messages", self._messages, methods=["POST"]),
-            Route("/v1/messages/count_tokens", self._count, methods=["POST"]),
-        ]
+        """What costs nothing, but for the list of models: `server.py` chooses whose it is."""
+        return [Route("/v1/messages/count_tokens", self._count, methods=["POST"])]
+
+    def calls(self) -> dict[str, ASGIApp]:
+        """What is posted, by path."""
+        return {"/v1/messages": partial(self._desk.serve, understand=_understand)}
 
     def _options(self) -> AnthropicOptions:
         return self._world.options.anthropic
-
-    async def _messages(self, request: Request) -> Response:
-        return await self._desk.serve(request, _understand)
 
     async def _count(self, request: Request) -> Response:
         # free of charge, with a limit of its own that is out of reach here
@@ -140,7 +158,7 @@ class AnthropicApi:
         return JSONResponse(self._say.error(status, message, request_id="req_sim", code=None, param=None), status)
 
 
-def _understand(body: dict[str, Any]) -> Work:
+def _understand(body: dict[str, Any], raw: bytes) -> Work:
     model = require(body, "model", str)
     most = require(body, "max_tokens", int)
     if most < 1:
@@ -148,16 +166,24 @@ def _understand(body: dict[str, Any]) -> Work:
     prompt = _prompt(body, model, most)
     reply = answer(prompt)
     used = text.tokens(prompt.characters)
-    document = _message(body, model, reply, used)
+    identity = blake2b(raw, digest_size=12).hexdigest()
+
+    def cost(free: int) -> dict[str, float]:
+        return {"requests": 1.0, "input_tokens": float(used - free), "tokens": float(used - free)}
+
+    def document(cached: Cached) -> dict[str, Any]:
+        return _message(identity, model, reply, used, cached)
+
     return Work(
         model=model,
-        cost={"requests": 1.0, "input_tokens": float(used), "tokens": float(used)},
+        cost=cost,
         prompt_tokens=used,
         output_tokens=reply.output_tokens,
         later={"output_tokens": float(reply.output_tokens), "tokens": float(reply.output_tokens)},
         owing=("output_tokens", "tokens"),
-        document=lambda: document,
-        events=(lambda: _events(document)) if body.get("stream") else None,
+        beginnings=of_blocks(body) if b'"cache_control"' in raw else NONE,
+        document=document,
+        events=(lambda cached: _events(document(cached))) if body.get("stream") else None,
     )
 
 
@@ -208,11 +234,11 @@ def _said(content: Any) -> str:
     return content or ""
 
 
-def _message(body: dict[str, Any], model: str, reply: Reply, used: int) -> dict[str, Any]:
+def _message(identity: str, model: str, reply: Reply, used: int, cached: Cached) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": reply.text}] if reply.text else []
     content += [{"type": "tool_use", "id": f"toolu_{c.id}", "name": c.name, "input": c.arguments} for c in reply.calls]
     return {
-        "id": f"msg_{blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=12).hexdigest()}",
+        "id": f"msg_{identity}",
         "type": "message",
         "role": "assistant",
         "model": model,
@@ -220,9 +246,10 @@ def _message(body: dict[str, Any], model: str, reply: Reply, used: int) -> dict[
         "stop_reason": _STOPS[reply.finish],
         "stop_sequence": None,
         "usage": {
-            "input_tokens": used,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
+            # the three add up to the prompt
+            "input_tokens": used - cached.read - cached.written,
+            "cache_creation_input_tokens": cached.written,
+            "cache_read_input_tokens": cached.read,
             "output_tokens": reply.output_tokens,
             "service_tier": "standard",
         },

@@ -67,14 +67,15 @@ class Reception:
         if fault and fault.drop and not fault.after:
             return broken(self._world, row, request)
         meter = self._world.meter(words.provider, "", "", limits)
-        refusal = meter.admit({"requests": 1.0}, row.wall)
+        row.asked = {"requests": 1.0}
+        refusal = meter.admit(row.asked, row.wall)
         standing = meter.standing(row.wall)
         if refusal:
             response = words.error(429, "Too Many Requests")
             response.headers.update(words.headers(standing))
             _come_back(response, refusal.retry_after_s)
             return self.close(row, response)
-        row.charged = {"requests": 1.0}
+        row.charged = row.asked
         if fault and fault.status:
             await self._world.pause(latency_s)
             response = words.error(fault.status, "this failure was ordered")
@@ -103,6 +104,6 @@ class Reception:
         return response
 
 
-def _come_back(response: Response, wait_s: float) -> None:
-    if math.isfinite(wait_s):
+def _come_back(response: Response, wait_s: float | None) -> None:
+    if wait_s is not None and math.isfinite(wait_s):
         response.headers["retry-after"] = str(math.ceil(wait_s))

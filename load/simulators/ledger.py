@@ -1,120 +1,75 @@
 """Every request the simulated providers have seen: the evidence of a trial."""
 
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
+
+from load.simulators.rows import ENDED, MODEL, OUTSIDER, PROVIDER, WALL, Kept, document, kept
+from load.simulators.rows import Row as Row
+from load.simulators.tallies import Tally, binned, summed
 
 CAPACITY = 1_000_000
-
-
-@dataclass(slots=True, kw_only=True)
-class Row:
-    """One request."""
-
-    provider: str
-    path: str
-    mono: float
-    """Monotonic seconds at arrival."""
-    wall: float
-    """Wall-clock seconds at arrival: when the call was charged."""
-    seq: int = 0
-    """Order in which requests ended."""
-    key: str = ""
-    """The last four characters."""
-    model: str = ""
-    charged: dict[str, float] = field(default_factory=dict)
-    """Units by limit, as counted against the quota."""
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    idempotency_key: str | None = None
-    client_request_id: str | None = None
-    outcome: str = "ok"
-    """`ok`, `dropped`, or the status as text: `429`, `401`, `500`, `451`."""
-    status: int = 0
-    """As sent; 0 if no answer was."""
-    digest: str = ""
-    """Of the request's body."""
-    latency_s: float = 0.0
-    stream: bool = False
-    message_id: str | None = None
-    sender: str | None = None
-    recipients: list[str] | None = None
-
-
-@dataclass(slots=True)
-class _Tally:
-    outcomes: Counter[str] = field(default_factory=Counter)
-    charged: Counter[str] = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    first: float = 0.0
-    last: float = 0.0
-    request_ids: Counter[str] = field(default_factory=Counter)
-    digests: Counter[str] = field(default_factory=Counter)
-
-    def add(self, row: Row) -> None:
-        self.first = min(self.first, row.wall) if self.outcomes else row.wall
-        self.last = max(self.last, row.wall)
-        self.outcomes[row.outcome] += 1
-        for name, units in row.charged.items():
-            self.charged[name] += units  # type: ignore[assignment]  # units may be fractions
-        self.prompt_tokens += row.prompt_tokens
-        self.output_tokens += row.output_tokens
-        if row.client_request_id:
-            self.request_ids[row.client_request_id] += 1
-        if row.outcome == "ok" and row.digest:
-            self.digests[row.digest] += 1
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "requests": self.outcomes.total(),
-            "outcomes": dict(self.outcomes),
-            "charged": dict(self.charged),
-            "prompt_tokens": self.prompt_tokens,
-            "output_tokens": self.output_tokens,
-            "first": self.first,
-            "last": self.last,
-            "duplicate_request_ids": self.request_ids.total() - len(self.request_ids),
-            "duplicate_bodies": self.digests.total() - len(self.digests),
-        }
+FLUSH_ROWS = 500
+"""Rows that wait for the file at most."""
+Outsiders = Literal["without", "with", "only"]
+"""Whether sums count what outsiders have spent."""
 
 
 class Ledger:
-    """Keeps the last million rows, counts all of them, appends them to a file if there is one."""
+    """Keeps the last million rows, counts all of them, appends them to a file if there is one.
+
+    The file gets whole lines in batches: `flush` must be called now and then.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._rows: deque[Row] = deque(maxlen=CAPACITY)
-        self._tallies: dict[str, dict[str, _Tally]] = {}
-        self._totals: dict[str, _Tally] = {}
+        self._rows: deque[Kept] = deque(maxlen=CAPACITY)
+        self._tallies: dict[str, dict[str, Tally]] = {}
+        self._totals: dict[str, Tally] = {}
+        self._outsiders: dict[str, dict[str, Tally]] = {}
         self._seq = 0
-        self._file: IO[str] | None = path.open("a", encoding="utf-8", buffering=1) if path else None
+        self._file: IO[str] | None = path.open("a", encoding="utf-8") if path else None
+        self._unwritten: list[Kept] = []
+        self._encode = json.JSONEncoder(check_circular=False).encode
 
     def add(self, row: Row) -> None:
         """Append a request that has ended."""
         self._seq += 1
         row.seq = self._seq
-        self._rows.append(row)
-        self._totals.setdefault(row.provider, _Tally()).add(row)
-        self._tallies.setdefault(row.provider, {}).setdefault(row.model, _Tally()).add(row)
+        one = kept(row)
+        self._rows.append(one)
+        if row.outsider:
+            _tally(self._outsiders.setdefault(row.provider, {}), row.model).add(row)
+        else:
+            _tally(self._totals, row.provider).add(row)
+            models = self._tallies.get(row.provider)
+            if models is None:
+                models = self._tallies[row.provider] = {}
+            _tally(models, row.model).add(row)
         if self._file:
-            self._file.write(json.dumps(asdict(row)) + "\n")
+            self._unwritten.append(one)
+            if len(self._unwritten) >= FLUSH_ROWS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to the file."""
+        if self._file and self._unwritten:
+            encode = self._encode
+            self._file.write("".join([encode(document(one)) + "\n" for one in self._unwritten]))
+            self._file.flush()
+            self._unwritten.clear()
 
     def rows(self, provider: str | None = None, since: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
         """Rows with a `seq` above `since`, oldest first."""
-        found: list[dict[str, Any]] = []
-        for row in self._rows:
-            if limit is not None and len(found) >= limit:
-                break
-            if row.seq > since and provider in (None, row.provider):
-                found.append(asdict(row))
-        return found
+        gone = self._seq - len(self._rows)
+        rows = (one for one in islice(self._rows, max(0, since - gone), None) if provider in (None, one[PROVIDER]))
+        return [document(one) for one in islice(rows, limit)]
 
     def summary(self) -> dict[str, Any]:
-        """Counts by provider and model, of all rows ever."""
+        """Counts by provider and model, of all rows ever; apart from them what outsiders have spent."""
         return {
             "rows": self._seq,
             "providers": {
@@ -124,34 +79,61 @@ class Ledger:
                 }
                 for name, total in self._totals.items()
             },
+            "outsiders": {
+                name: {model: tally.document() for model, tally in models.items()}
+                for name, models in self._outsiders.items()
+            },
         }
 
-    def window(self, begin: float, end: float, provider: str | None = None, model: str | None = None) -> dict[str, Any]:
+    def window(
+        self, begin: float, end: float, provider: str | None = None, model: str | None = None,
+        outsiders: Outsiders = "without",
+    ) -> dict[str, Any]:  # fmt: skip
         """Sums over the rows that arrived in [begin, end), in wall-clock seconds."""
-        outcomes: Counter[str] = Counter()
-        charged: dict[str, float] = {}
-        for row in self._between(begin, end):
-            if provider not in (None, row.provider) or model not in (None, row.model):
-                continue
-            outcomes[row.outcome] += 1
-            for name, units in row.charged.items():
-                charged[name] = charged.get(name, 0.0) + units
-        return {
-            "from": begin,
-            "to": end,
-            "seconds": end - begin,
-            "requests": outcomes.total(),
-            "outcomes": dict(outcomes),
-            "charged": charged,
-        }
+        rows = self._between(begin, end, provider, model, outsiders)
+        return {"from": begin, "to": end, "seconds": end - begin, **summed(rows)}
+
+    def series(
+        self, begin: float | None, end: float, step: float, provider: str | None = None, model: str | None = None,
+        outsiders: Outsiders = "without",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Sums in bins of `step` seconds, from the first request that is kept if there is no `begin`.
+
+        Raises:
+            ValueError: there would be too many bins.
+        """
+        if begin is None:
+            begin = min((one[WALL] for one in islice(self._rows, 1000)), default=end)
+        bins = binned(self._between(begin, end, provider, model, outsiders), begin, end, step)
+        return {"from": begin, "to": end, "step": step, "bins": bins}
 
     def close(self) -> None:
         """Close the file."""
+        self.flush()
         if self._file:
             self._file.close()
 
-    def _between(self, begin: float, end: float) -> Iterator[Row]:
-        return (row for row in self._rows if begin <= row.wall < end)
+    def _between(
+        self, begin: float, end: float, provider: str | None, model: str | None, outsiders: Outsiders
+    ) -> Iterator[Kept]:
+        for one in reversed(self._rows):
+            # they are in the order of their ends, so all that are left ended before the window, and arrived before it
+            if one[ENDED] < begin:
+                return
+            if (
+                begin <= one[WALL] < end
+                and provider in (None, one[PROVIDER])
+                and model in (None, one[MODEL])
+                and (outsiders == "with" or one[OUTSIDER] == (outsiders == "only"))
+            ):
+                yield one
+
+
+def _tally(tallies: dict[str, Tally], name: str) -> Tally:
+    found = tallies.get(name)
+    if found is None:
+        found = tallies[name] = Tally()
+    return found
 
 
 def digest(body: bytes) -> str:

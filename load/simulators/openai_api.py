@@ -8,6 +8,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from functools import partial
 from hashlib import blake2b
 from time import time
 from typing import Any
@@ -15,8 +16,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from load.simulators import text
+from load.simulators.beginnings import of_text
+from load.simulators.caching import Cached
 from load.simulators.conversation import Call, Prompt, Reply, Tool, Turn
 from load.simulators.options import ModelApiOptions
 from load.simulators.quota import Refusal, Standing
@@ -27,6 +31,7 @@ from load.simulators.thinking import answer
 from load.simulators.world import World
 
 _DIMENSIONS = 256
+_NO_MONEY = "You exceeded your current quota, please check your plan and billing details."
 _TYPES = {400: "invalid_request_error", 401: "invalid_request_error", 404: "invalid_request_error"}
 _NAMES = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
 
@@ -35,6 +40,10 @@ class OpenAIDialect:
     """OpenAI's words."""
 
     provider = "openai"
+    failed_calls_count = True
+    """An unsuccessful request contributes to the per-minute limit."""
+    cached_tokens_count = True
+    """The guide "Prompt caching": caching does not affect rate limits."""
 
     def error(self, status: int, message: str, *, request_id: str, code: str | None, param: str | None) -> Any:
         """`{"error": …}`."""
@@ -45,17 +54,26 @@ class OpenAIDialect:
     def refusal(self, refusal: Refusal, model: str, *, request_id: str) -> Any:
         """Which limit, how much of it is used, when to try again."""
         del request_id
-        limit = refusal.options.limit * 60 / refusal.options.period_s
-        used = max(0.0, (refusal.options.burst or refusal.options.limit) - refusal.available)
-        if math.isinf(refusal.retry_after_s):
-            then = "The input or output tokens must be reduced in order to run successfully."
-        else:
-            then = f"Please try again in {_duration(refusal.retry_after_s)}."
+        match refusal.kind:
+            case "spend":
+                return self.error(429, _NO_MONEY, request_id="", code="insufficient_quota", param=None)
+            case "acceleration":
+                message = (
+                    f"Traffic for {model} grew too fast: slow down to {refusal.granted:.0f} {_plain(refusal.limit)} per"
+                    " minute, and grow from there."
+                )
+                return {"error": {"message": message, "type": "requests", "param": None, "code": "slow_down"}}
+            case "in_flight":
+                on, kind, then = "concurrent requests", "concurrent_requests", "Please try again later."
+            case "quota":
+                on, kind = _NAMES.get(refusal.limit, refusal.limit), _plain(refusal.limit)
+                then = "The input or output tokens must be reduced in order to run successfully."
+                if refusal.retry_after_s is not None and not math.isinf(refusal.retry_after_s):
+                    then = f"Please try again in {_duration(refusal.retry_after_s)}."
         message = (
-            f"Rate limit reached for {model} in organization org-sim on {_NAMES.get(refusal.limit, refusal.limit)}:"
-            f" Limit {limit:.0f}, Used {used:.0f}, Requested {refusal.requested:.0f}. {then}"
+            f"Rate limit reached for {model} in organization org-sim on {on}: Limit {refusal.granted:.0f},"
+            f" Used {refusal.used:.0f}, Requested {refusal.requested:.0f}. {then}"
         )
-        kind = "requests" if refusal.limit == "requests" else "tokens"
         return {"error": {"message": message, "type": kind, "param": None, "code": "rate_limit_exceeded"}}
 
     def headers(self, standing: Mapping[str, Standing], now: float, request_id: str) -> dict[str, str]:
@@ -74,10 +92,6 @@ class OpenAIDialect:
             return {"x-should-retry": "false"}
         return {"retry-after": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(wait_s * 1000))}
 
-    def failed_call_counts(self) -> bool:
-        """An unsuccessful request contributes to the per-minute limit."""
-        return True
-
 
 class OpenAIApi:
     """The routes."""
@@ -87,25 +101,21 @@ class OpenAIApi:
         self._desk = Desk(world, OpenAIDialect(), self._options)
 
     def routes(self) -> list[Route]:
-        """Under `/v1`, but for the list of models: `server.py` chooses whose it is."""
+        """What is not posted, but for the list of models: `server.py` chooses whose it is."""
         return [
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            Route("/v1/responses", self._responses, methods=["POST"]),
-            Route("/v1/embeddings", self._embeddings, methods=["POST"]),
             Route("/v1/models/{model:path}", self._model),
         ]
 
+    def calls(self) -> dict[str, ASGIApp]:
+        """What is posted, by path."""
+        return {
+            "/v1/chat/completions": partial(self._desk.serve, understand=_understand_chat),
+            "/v1/responses": partial(self._desk.serve, understand=_understand_response),
+            "/v1/embeddings": partial(self._desk.serve, understand=_understand_embeddings),
+        }
+
     def _options(self) -> ModelApiOptions:
         return self._world.options.openai
-
-    async def _chat(self, request: Request) -> Response:
-        return await self._desk.serve(request, _understand_chat)
-
-    async def _responses(self, request: Request) -> Response:
-        return await self._desk.serve(request, _understand_response)
-
-    async def _embeddings(self, request: Request) -> Response:
-        return await self._desk.serve(request, _understand_embeddings)
 
     async def models(self, request: Request) -> Response:
         """The list of models."""
@@ -140,39 +150,46 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "system"}
 
 
-def _cost(prompt: Prompt, asked: int | None) -> dict[str, float]:
+def _plain(limit: str) -> str:
+    return "requests" if limit == "requests" else "tokens"
+
+
+def _cost(used: int, asked: int | None, free: int) -> dict[str, float]:
     """Charged at admission: the higher of the output limit asked for and an estimate from the characters."""
-    estimate = text.tokens(prompt.characters)
-    return {"requests": 1.0, "tokens": float(max(asked or 0, estimate))}
+    return {"requests": 1.0, "tokens": float(max(asked or 0, used - free))}
 
 
-def _understand_chat(body: dict[str, Any]) -> Work:
+def _understand_chat(body: dict[str, Any], raw: bytes) -> Work:
     model, asked = require(body, "model", str), _output_limit(body)
     prompt = _chat_prompt(body, model, asked)
     reply = answer(prompt)
     choices = body.get("n") or 1
-    identity = f"chatcmpl-{blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=12).hexdigest()}"
+    identity = f"chatcmpl-{blake2b(raw, digest_size=12).hexdigest()}"
     used = text.tokens(prompt.characters)
-    usage = {
-        "prompt_tokens": used,
-        "completion_tokens": reply.output_tokens * choices,
-        "total_tokens": used + reply.output_tokens * choices,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }
+
+    def usage(cached: Cached) -> dict[str, Any]:
+        return {
+            "prompt_tokens": used,
+            "completion_tokens": reply.output_tokens * choices,
+            "total_tokens": used + reply.output_tokens * choices,
+            "prompt_tokens_details": {"cached_tokens": cached.read, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+
     head = {"id": identity, "created": int(time()), "model": model, "system_fingerprint": "fp_sim"}
     return Work(
         model=model,
-        cost=_cost(prompt, asked),
+        cost=lambda free: _cost(used, asked, free),
         prompt_tokens=used,
         output_tokens=reply.output_tokens * choices,
-        document=lambda: {
+        beginnings=of_text(prompt),
+        document=lambda cached: {
             **head,
             "object": "chat.completion",
             "choices": [_choice(reply, n) for n in range(choices)],
-            "usage": usage,
+            "usage": usage(cached),
         },
-        events=(lambda: _chunks(head, reply, usage, body)) if body.get("stream") else None,
+        events=(lambda cached: _chunks(head, reply, usage(cached), body)) if body.get("stream") else None,
     )
 
 
@@ -271,24 +288,28 @@ def _chunks(head: dict[str, Any], reply: Reply, usage: dict[str, Any], body: dic
     return [*found, server_event("[DONE]")]
 
 
-def _understand_response(body: dict[str, Any]) -> Work:
+def _understand_response(body: dict[str, Any], raw: bytes) -> Work:
     model = require(body, "model", str)
     asked = body.get("max_output_tokens")
     prompt = prompt_of(body, model, asked)
     reply = answer(prompt)
     used = text.tokens(prompt.characters)
-    document = response(body, model, reply, used)
+    identity = blake2b(raw, digest_size=16).hexdigest()
     return Work(
         model=model,
-        cost=_cost(prompt, asked),
+        cost=lambda free: _cost(used, asked, free),
         prompt_tokens=used,
         output_tokens=reply.output_tokens,
-        document=lambda: document,
-        events=(lambda: response_events(document)) if body.get("stream") else None,
+        beginnings=of_text(prompt),
+        document=lambda cached: response(body, identity, reply, used, cached.read),
+        events=(lambda cached: response_events(response(body, identity, reply, used, cached.read)))
+        if body.get("stream")
+        else None,
     )
 
 
-def _understand_embeddings(body: dict[str, Any]) -> Work:
+def _understand_embeddings(body: dict[str, Any], raw: bytes) -> Work:
+    del raw
     model, given = require(body, "model", str), require(body, "input", (str, list))
     inputs = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
     if not all(isinstance(i, str | list) and i for i in inputs):
@@ -296,7 +317,8 @@ def _understand_embeddings(body: dict[str, Any]) -> Work:
     dimensions = body.get("dimensions") or _DIMENSIONS
     used = sum(len(i) if isinstance(i, list) else text.tokens(len(i)) for i in inputs)
 
-    def vectors() -> Any:
+    def vectors(cached: Cached) -> Any:
+        del cached
         return {
             "object": "list",
             "data": [
@@ -311,7 +333,8 @@ def _understand_embeddings(body: dict[str, Any]) -> Work:
             "usage": {"prompt_tokens": used, "total_tokens": used},
         }
 
-    return Work(model=model, cost={"requests": 1.0, "tokens": float(used)}, prompt_tokens=used, document=vectors)
+    cost = {"requests": 1.0, "tokens": float(used)}
+    return Work(model=model, cost=lambda _: cost, prompt_tokens=used, document=vectors)
 
 
 def _embedding(value: str | list[int], dimensions: int) -> list[float]:

@@ -5,11 +5,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
-Share = float
-"""0 to 1: how many of all calls."""
+from load.simulators.limits import LatencyOptions, QuotaOptions, Share, Table, set_limits
+from load.simulators.limits import LimitOptions as LimitOptions
 
 
 class OptionsError(Exception):
@@ -27,42 +27,26 @@ def _secret(value: str) -> str:
 Secret = Annotated[str, AfterValidator(_secret)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LimitOptions(_Table):
-    """One thing that is counted."""
-
-    limit: float = Field(gt=0)
-    """Units granted per period."""
-    period_s: float = Field(default=60.0, gt=0)
-    burst: float | None = Field(default=None, gt=0)
-    """Most units at once, for a continuous window. Default: `limit`."""
-    window: Literal["continuous", "fixed"] = "continuous"
-    """`continuous`: a token bucket. `fixed`: the count starts anew every `period_s` of wall-clock time."""
-
-
-class QuotaOptions(_Table):
-    """The limits of one model, for each key. None: not counted, and no header tells of it."""
-
-    requests: LimitOptions | None = None
-    tokens: LimitOptions | None = None
-    input_tokens: LimitOptions | None = None
-    output_tokens: LimitOptions | None = None
-
-    def limits(self) -> dict[str, LimitOptions]:
-        """The limits that are set, by name."""
-        return _set_limits(self)
-
-
-class ModelApiOptions(_Table):
+class ModelApiOptions(Table):
     """An OpenAI- or Anthropic-compatible API."""
 
-    models: dict[str, QuotaOptions] = {}
+    models: dict[str, QuotaOptions] = Field(default_factory=dict)
     """Any other model is unknown (404). Empty: every name is a model without limits."""
-    keys: list[str] = []
+    keys: list[str] = Field(default_factory=list)
     """Accepted API keys. Empty: any key but those that start with `sk-wrong`."""
+    headers: Literal["native", "x-ratelimit", "ietf", "none"] = "native"
+    """How answers tell of limits. `native`: the provider's own headers. Compatible servers have others, for requests
+    alone: `x-ratelimit` is `X-RateLimit-Limit`, `-Remaining`, `-Reset`; `ietf` the draft's `RateLimit` and
+    `RateLimit-Policy`. `none`: nothing tells of limits, nor when to come back."""
+    failed_calls_count: bool | None = None
+    """Whether calls that were refused or that failed with an ordered or random status count. Default: as the provider
+    has it."""
+    caching: bool = True
+    """Whether prompts that begin as an earlier one are read from a cache."""
+    cached_tokens_count: bool | None = None
+    """Whether input that was read from the cache counts. Default: as the provider has it."""
+    spend_cap: float | None = Field(default=None, ge=0)
+    """Money that each key may spend, at its models' prices. None: without end."""
 
 
 class AnthropicOptions(ModelApiOptions):
@@ -72,7 +56,7 @@ class AnthropicOptions(ModelApiOptions):
     """Remaining tokens are told rounded to a multiple of this; the real API may round to 1000."""
 
 
-class SearchOptions(_Table):
+class SearchOptions(Table):
     """A SearXNG instance."""
 
     requests: LimitOptions | None = None
@@ -81,20 +65,20 @@ class SearchOptions(_Table):
 
     def limits(self) -> dict[str, LimitOptions]:
         """The limits that are set, by name."""
-        return _set_limits(self)
+        return set_limits(self)
 
 
-class SmtpFaultOptions(_Table):
+class SmtpFaultOptions(Table):
     """Shares of messages that fail at DATA."""
 
-    rate_451: Share = Field(default=0.0, ge=0, le=1)
-    rate_drop: Share = Field(default=0.0, ge=0, le=1)
+    rate_451: Share = 0.0
+    rate_drop: Share = 0.0
     """The connection breaks and the message is not kept."""
-    rate_lost: Share = Field(default=0.0, ge=0, le=1)
+    rate_lost: Share = 0.0
     """The message is kept, then the connection breaks before the reply."""
 
 
-class SmtpOptions(_Table):
+class SmtpOptions(Table):
     """A mail relay. Its quota is shared by all clients."""
 
     messages: LimitOptions | None = None
@@ -104,24 +88,24 @@ class SmtpOptions(_Table):
 
     def limits(self) -> dict[str, LimitOptions]:
         """The limits that are set, by name."""
-        return _set_limits(self)
+        return set_limits(self)
 
 
-class EffectFaultOptions(_Table):
+class EffectFaultOptions(Table):
     """Shares of the calls that fail, of an API whose calls change something."""
 
-    rate_500: Share = Field(default=0.0, ge=0, le=1)
+    rate_500: Share = 0.0
     """Nothing was done."""
-    rate_drop: Share = Field(default=0.0, ge=0, le=1)
+    rate_drop: Share = 0.0
     """The connection breaks and nothing was done."""
-    rate_lost: Share = Field(default=0.0, ge=0, le=1)
+    rate_lost: Share = 0.0
     """It was done, then the connection breaks before the answer."""
-    rate_hang: Share = Field(default=0.0, ge=0, le=1)
+    rate_hang: Share = 0.0
     """It was done, then the answer takes `hang_s` seconds."""
     hang_s: float = Field(default=30.0, ge=0)
 
 
-class EffectApiOptions(_Table):
+class EffectApiOptions(Table):
     """An API whose calls change something. Its quota is shared by all clients."""
 
     requests: LimitOptions | None = None
@@ -131,13 +115,13 @@ class EffectApiOptions(_Table):
 
     def limits(self) -> dict[str, LimitOptions]:
         """The limits that are set, by name."""
-        return _set_limits(self)
+        return set_limits(self)
 
 
 class BankOptions(EffectApiOptions):
     """A bank."""
 
-    keys: list[str] = []
+    keys: list[str] = Field(default_factory=list)
     """Accepted API keys. Empty: any, and none."""
     accounts: dict[str, Annotated[Decimal, Field(ge=0)]] | None = None
     """Opening balance by currency, as decimal strings. None: money without end in every currency."""
@@ -150,38 +134,54 @@ class BankOptions(EffectApiOptions):
 class MailApiOptions(EffectApiOptions):
     """An e-mail API over HTTP."""
 
-    keys: list[str] = []
+    keys: list[str] = Field(default_factory=list)
     """Accepted API keys. Empty: any, and none."""
 
 
 class HooksOptions(EffectApiOptions):
     """A receiver of webhooks."""
 
-    secrets: dict[str, Secret] = {}
+    secrets: dict[str, Secret] = Field(default_factory=dict)
     """Signing secrets by name. A name without one is not verified."""
 
 
-class LatencyOptions(_Table):
-    """How long answers of models and search take: (base + per token) x (1 ± jitter)."""
-
-    base_s: float = Field(default=0.05, ge=0)
-    per_output_token_s: float = Field(default=0.0005, ge=0)
-    jitter: Share = Field(default=0.1, ge=0, le=1)
-    seed: int = 0
-
-
-class FaultOptions(_Table):
+class FaultOptions(Table):
     """Shares of the calls of models and of the search that fail, after admission."""
 
-    rate_500: Share = Field(default=0.0, ge=0, le=1)
-    rate_503: Share = Field(default=0.0, ge=0, le=1)
-    rate_529: Share = Field(default=0.0, ge=0, le=1)
-    rate_drop: Share = Field(default=0.0, ge=0, le=1)
+    rate_500: Share = 0.0
+    rate_503: Share = 0.0
+    rate_529: Share = 0.0
+    rate_drop: Share = 0.0
     """The work is done and charged, the connection breaks instead of an answer."""
     seed: int = 0
 
 
-class Options(_Table):
+class OutsiderOptions(Table):
+    """Somebody else who spends what a key is granted, in this process and without a connection."""
+
+    provider: Literal["openai", "anthropic"]
+    model: str
+    key: str | None = None
+    """Whose quota is spent. Default: the first of the provider's `keys`."""
+    requests_per_s: float = Field(gt=0, le=10_000)
+    tokens: int = Field(default=100, ge=0)
+    """Of the prompt of each call; for OpenAI all that is charged."""
+    output_tokens: int = Field(default=0, ge=0)
+    arrivals: Literal["poisson", "regular"] = "poisson"
+    from_s: float = Field(default=0.0, ge=0)
+    """Seconds from when the outsiders were put into the options."""
+    to_s: float | None = Field(default=None, gt=0)
+    """None: without end."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _ends_after_its_begin(self) -> Self:
+        if self.to_s is not None and self.to_s <= self.from_s:
+            raise ValueError(f"to_s is {self.to_s:g}: above from_s, {self.from_s:g}")
+        return self
+
+
+class Options(Table):
     """Everything. Unknown keys are errors."""
 
     openai: ModelApiOptions = ModelApiOptions()
@@ -193,6 +193,19 @@ class Options(_Table):
     hooks: HooksOptions = HooksOptions()
     latency: LatencyOptions = LatencyOptions()
     faults: FaultOptions = FaultOptions()
+    outsiders: list[OutsiderOptions] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _outsiders_have_keys(self) -> Self:
+        for number, one in enumerate(self.outsiders):
+            api: ModelApiOptions = getattr(self, one.provider)
+            if one.key is None and not api.keys:
+                raise ValueError(f"outsiders.{number}.key: give one, as {one.provider}.keys has none")
+            if one.key is not None and api.keys and one.key not in api.keys:
+                raise ValueError(f"outsiders.{number}.key: must be one of {one.provider}.keys")
+            if api.models and one.model not in api.models:
+                raise ValueError(f"outsiders.{number}.model is {one.model!r}: must be one of {one.provider}.models")
+        return self
 
     @classmethod
     def read(cls, path: Path | None) -> Self:
@@ -210,39 +223,16 @@ class Options(_Table):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise OptionsError("; ".join(problems)) from None
+            raise OptionsError(problems(error)) from None
 
     def patched(self, change: Any) -> Self:
         """These options with a JSON merge patch (RFC 7396) applied: null takes a key away."""
-        return type(self).of(_merge(self.model_dump(mode="json"), change))
+        return type(self).of(_merge(self.model_dump(mode="json", exclude_unset=True), change))
 
 
-class FaultOrder(_Table):
-    """`POST /_fault`: make the next calls fail."""
-
-    provider: Literal["openai", "anthropic", "search", "smtp", "bank", "mail_api", "hooks"]
-    status: int | None = Field(default=None, ge=400, le=599)
-    """HTTP status, or for `smtp` the reply code."""
-    drop: bool = False
-    """Break the connection."""
-    after: bool = True
-    """With `drop`: break it after the work was done and charged (in the middle of a stream, after the message was kept,
-    after the transfer was booked). False: before anything is counted."""
-    hang_s: float | None = Field(default=None, gt=0)
-    """Do the work, then let the client wait that many seconds for the answer."""
-    count: int = Field(default=1, ge=0)
-    """How many calls. 0 forgets the orders of this provider."""
-    retry_after: float | None = Field(default=None, ge=0)
-    """Seconds, for the retry-after headers. Default: no such header."""
-    code: str | None = None
-    """OpenAI's `error.code`, such as `insufficient_quota`."""
-    model: str | None = None
-    """Only calls of this model."""
-
-
-def _set_limits(quota: BaseModel) -> dict[str, LimitOptions]:
-    return {name: value for name, value in quota if isinstance(value, LimitOptions)}
+def problems(error: ValidationError) -> str:
+    """What is not accepted, in one line that names the keys."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
 
 
 def _merge(target: Any, change: Any) -> Any:

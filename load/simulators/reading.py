@@ -111,6 +111,8 @@ def _parsed(content: str) -> Any:
 
 def _marked(tag: str, content: str) -> Iterator[tuple[Any, int, int]]:
     """JSON between `<tag …>` and `</tag>`, and where it stands. What the JSON itself quotes is no mark."""
+    if f"<{tag}" not in content:
+        return
     opening, at = re.compile(rf"<{tag}\b[^>]*>\s*"), 0
     while begin := opening.search(content, at):
         try:

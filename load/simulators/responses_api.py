@@ -1,7 +1,6 @@
 """`/v1/responses` of the OpenAI-compatible API: its own words for the same conversation."""
 
 import json
-from hashlib import blake2b
 from time import time
 from typing import Any
 
@@ -57,9 +56,8 @@ def _turn(item: Any) -> Turn:
             return Turn(role="system" if role == "developer" else role, text=text.said(item.get("content")))
 
 
-def response(body: dict[str, Any], model: str, reply: Reply, used: int) -> dict[str, Any]:
+def response(body: dict[str, Any], identity: str, reply: Reply, used: int, cached: int) -> dict[str, Any]:
     """The finished response."""
-    identity = blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()
     cut = reply.finish == "length"
     output: list[dict[str, Any]] = []
     if reply.text:
@@ -94,7 +92,7 @@ def response(body: dict[str, Any], model: str, reply: Reply, used: int) -> dict[
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
         "metadata": body.get("metadata") or {},
-        "model": model,
+        "model": body["model"],
         "output": output,
         "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
         "previous_response_id": None,
@@ -108,7 +106,7 @@ def response(body: dict[str, Any], model: str, reply: Reply, used: int) -> dict[
         "truncation": "disabled",
         "usage": {
             "input_tokens": used,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": cached},
             "output_tokens": reply.output_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": used + reply.output_tokens,

@@ -55,7 +55,7 @@ class SearchApi:
 
     async def _search(self, request: Request) -> Response:
         options = self._world.options.search
-        call = await self._reception.admit(request, options.limits(), self._world.latency(0))
+        call = await self._reception.admit(request, options.limits(), self._world.latency(0).first_s)
         if isinstance(call, Response):
             return call
         await self._reception.take_time(call)

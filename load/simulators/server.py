@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from load.simulators import smtp
 from load.simulators.anthropic_api import AnthropicApi
@@ -24,34 +24,24 @@ from load.simulators.bank_api import BankApi
 from load.simulators.control import Control
 from load.simulators.hooks import Hooks
 from load.simulators.ledger import Ledger
+from load.simulators.line import LineProtocol
 from load.simulators.mail_api import MailApi
 from load.simulators.mailbox import Mailbox
 from load.simulators.openai_api import OpenAIApi
 from load.simulators.options import Options
+from load.simulators.outsiders import Outsiders
+from load.simulators.script import Script
 from load.simulators.search_api import SearchApi
-from load.simulators.serving import ABORT
 from load.simulators.world import World
 
-
-class _Protocol(HttpToolsProtocol):
-    """Lets a handler break its connection."""
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        scope: Any = self.scope
-        scope[ABORT] = self._abort
-
-    def _abort(self) -> None:
-        # what is sent from now on goes nowhere
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-        self.transport.abort()
+FLUSH_EVERY_S = 0.1
+"""How long a row of the ledger waits for its file."""
 
 
-def application(world: World) -> Starlette:
-    """All HTTP routes."""
+def application(world: World, script: Script) -> ASGIApp:
+    """All HTTP routes. Calls of models do not pass through Starlette, which takes as long as all the rest."""
     openai, anthropic, bank, hooks = OpenAIApi(world), AnthropicApi(world), BankApi(world), Hooks(world)
-    control = Control(world, bank.book, hooks.sink)
+    control = Control(world, bank.book, hooks.sink, script)
     apis = (openai, anthropic, SearchApi(world), bank, MailApi(world), hooks, control)
     routes = [route for api in apis for route in api.routes()]
 
@@ -61,7 +51,14 @@ def application(world: World) -> Starlette:
             return anthropic.models(request)
         return await openai.models(request)
 
-    return Starlette(routes=[Route("/v1/models", models), *routes])
+    others = Starlette(routes=[Route("/v1/models", models), *routes])
+    calls = openai.calls() | anthropic.calls()
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        served = calls.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (served or others)(scope, receive, send)
+
+    return serve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,25 +92,39 @@ async def running(serving: Serving) -> AsyncIterator[Where]:
     """
     ledger = Ledger(serving.ledger_file)
     world = World(serving.options, ledger, Mailbox(serving.maildir))
+    script, outsiders = Script(world), Outsiders(world)
     mail, smtp_port = await smtp.serve(world, serving.smtp_port)
     listener = _listen(serving.port)
     config = uvicorn.Config(
-        application(world), http=_Protocol, log_level="warning", access_log=False, lifespan="off",
-        timeout_graceful_shutdown=1, server_header=False,
+        application(world, script), http=LineProtocol, log_level="warning", access_log=False, lifespan="off",
+        timeout_graceful_shutdown=1, server_header=False, proxy_headers=False,
     )  # fmt: skip
     http = uvicorn.Server(config)
     # uvicorn's own `serve` would take the signals for itself
+    flushing: asyncio.Task[None] | None = None
     task = asyncio.create_task(http._serve([listener]))  # noqa: SLF001
     try:
         while not http.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.005)
+        flushing = asyncio.create_task(_keep_flushing(ledger)) if serving.ledger_file else None
+        outsiders.adopt()
         yield Where(http=f"http://127.0.0.1:{listener.getsockname()[1]}", smtp_port=smtp_port, pid=os.getpid())
     finally:
+        script.stop()
+        await outsiders.aclose()
         http.should_exit = True
         mail.close()
         await task
         listener.close()
+        if flushing is not None:
+            flushing.cancel()
         ledger.close()
+
+
+async def _keep_flushing(ledger: Ledger) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_EVERY_S)
+        ledger.flush()
 
 
 async def serve(serving: Serving) -> None:

@@ -16,8 +16,9 @@ class _Relay(SMTP):
 
     def abort(self) -> None:
         """Break the connection."""
-        if isinstance(self.transport, asyncio.Transport):
-            self.transport.abort()
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abort()
 
 
 class _Handler:
@@ -36,11 +37,12 @@ class _Handler:
             return self._broken(server, row)
         options = world.options.smtp
         cost = {"messages": 1.0, "recipients": float(len(envelope.rcpt_tos))}
+        row.asked = {name: units for name, units in cost.items() if name in options.limits()}
         refusal = world.meter("smtp", "", "", options.limits()).admit(cost, row.wall)
         if refusal:
             world.close(row, "429", 451)
             return f"451 4.7.1 Rate limit exceeded: {refusal.limit}, try again later"
-        row.charged = {name: units for name, units in cost.items() if name in options.limits()}
+        row.charged = row.asked
         await world.pause(options.latency_s)
         if fault and fault.status:
             world.close(row, str(fault.status), fault.status)

@@ -178,6 +178,8 @@ class _Mind:
         """A memory that answers the task: of the same question, else an outcome about the same things."""
         turns = (turn for turn in self._prompt.turns if turn.role in ("user", "system"))
         found = [m for turn in turns for m in reading.memories(turn.text) if not m.text.startswith(_NO_ANSWERS)]
+        if not found:
+            return None
         tasks = (_plain(self._task), _plain(_questions(self._goal)))
         same = [memory for memory in found if _plain(_questions(memory.subject)) in tasks]
         near = [memory for memory in found if memory.kind == "outcome" and self._covered(memory) >= _COVERED]

@@ -1,13 +1,28 @@
 """A local fleet's processes see their own servers, whatever the user's environment says."""
 
+import asyncio
+import json
+import os
 import re
+import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from temporalio.client import Client
 
 from fleet import settings
-from fleet.errors import BadInput
+from fleet.client import FleetClient
+from fleet.contracts.runs import Outcome
+from fleet.errors import BadInput, FleetError
+from load.faults import Faults, check, rss_mb
 from load.local import LocalFleet, Plan, parse_pools
+from load.providers import Ledgers
+from load.trial import Fault
+from ratelimit.limiter import Limiter
 from workers.embedded import Endpoints
 
 MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
@@ -75,4 +90,109 @@ def test_pools_that_the_manifest_lacks_are_not_started(tmp_path):
     text = MANIFEST.read_text().replace("[pools.memory]\n", "").replace(', "recall", "remember"', "")
     manifest.write_text(re.sub(r"\nmemory = .*", "", text))
     plan = Plan(folder=tmp_path, manifest=manifest, pools={"llm": 2, "memory": 1, "approvals+memory+webhook": 1})
-    assert LocalFleet(plan, settings.load())._groups() == {"llm": 2, "approvals+webhook": 1}
+    assert LocalFleet(plan, settings.load()).groups() == {"llm": 2, "approvals+webhook": 1}
+
+
+def test_the_processes_of_a_pool_are_found_by_their_names(tmp_path, monkeypatch):
+    found = local(tmp_path)
+    running = {"llm-1": 1, "llm-2": 2, "email+payments-1": 3, "simulators": 4, "redis-proxy": 5, "console": 6}
+    monkeypatch.setattr(found.supervisor, "pids", lambda: running)
+    assert found.pids() == {"llm-1": 1, "llm-2": 2, "email+payments-1": 3}
+    assert found.pids("llm") == {"llm-1": 1, "llm-2": 2}
+    assert found.pids("payments") == {"email+payments-1": 3}
+    assert found.pids("search") == {}
+
+
+async def test_workers_reach_the_servers_through_networks_and_the_harness_directly(tmp_path):
+    plan = Plan(folder=tmp_path, manifest=MANIFEST, pools={}, simulate=False, own_ledger=True, proxied=True)
+    async with LocalFleet(plan, settings.load()) as fleet:
+        theirs, direct = fleet.environment(), fleet.endpoints
+        assert theirs["FLEET_REDIS_URL"] == f"redis://127.0.0.1:{fleet.networks['redis'].port}/0" != direct.redis
+        assert theirs["TEMPORAL_ADDRESS"] == f"127.0.0.1:{fleet.networks['temporal'].port}" != direct.temporal
+        assert fleet.settings().redis() == direct.redis
+        await (await Client.connect(theirs["TEMPORAL_ADDRESS"])).count_workflows()
+        async with Redis.from_url(theirs["FLEET_REDIS_URL"]) as through, Redis.from_url(direct.redis) as past:
+            assert await through.ping()
+            await fleet.networks["redis"].cut()
+            with pytest.raises(RedisConnectionError):
+                await through.ping()
+            assert await past.ping()
+            await fleet.networks["redis"].heal()
+            assert await through.ping()
+            # the server comes back behind the same network
+            await fleet.kill_server("redis")
+            with pytest.raises(RedisConnectionError):
+                await through.ping()
+            await fleet.start_server("redis")
+            assert await through.ping()
+        watching = asyncio.create_task(fleet.watch())
+        os.kill(fleet.supervisor.pids()["redis-proxy"], signal.SIGKILL)
+        with pytest.raises(FleetError, match=r"redis-proxy died \(exit code 137\): see .*redis-proxy\.log"):
+            await asyncio.wait_for(watching, 10)
+
+
+@pytest.mark.trial
+async def test_with_sentinels_the_quotas_are_theirs_and_survive_the_primary(tmp_path):
+    children = set(psutil.Process().children(recursive=True))
+    plan = Plan(
+        folder=tmp_path, manifest=MANIFEST, pools={}, simulate=False, own_ledger=True, sentinel=True, proxied=True
+    )
+    async with LocalFleet(plan, settings.load()) as fleet:
+        url = fleet.environment()["FLEET_REDIS_URL"]
+        assert url.startswith("redis+sentinel://127.0.0.1:")
+        assert url == fleet.settings().redis() == fleet.endpoints.redis
+        assert set(fleet.networks) == {"temporal"}
+        fleet.announce()
+        assert json.loads((tmp_path / "dev.json").read_text())["redis"] == url
+        scope = next(iter(fleet.manifest.scopes()))
+        faults = Faults(fleet, [Fault(at_s=0, kind="redis_failover"), Fault(at_s=0.1, kind="redis_failover")])
+        for _ in range(2):
+            async with Limiter.from_url(url, {}) as shared:
+                assert await shared.quota(scope) is not None
+            if not faults.marks:
+                await faults.strike(0)
+    assert [mark.kind for mark in faults.marks] == ["redis_failover"] * 2
+    assert all(0.5 < mark.until - mark.at < 30 for mark in faults.marks)
+    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - children, timeout=10)
+    assert alive == []
+
+
+@pytest.mark.trial
+@pytest.mark.timeout(300)
+async def test_agents_complete_once_while_processes_networks_and_providers_fail(tmp_path):
+    text, count = re.subn(r'rate = "90k/m", burst = "15k"', 'rate = "240k/m", burst = "15k"', MANIFEST.read_text())
+    assert count
+    manifest = tmp_path / "roomy.toml"
+    manifest.write_text(text)
+    plan = Plan(folder=tmp_path, manifest=manifest, pools=parse_pools("llm=2"), own_ledger=True, proxied=True)
+    timeline = [
+        Fault(at_s=0.5, kind="redis_delay", for_s=3, more={"delay_s": 0.05}),
+        Fault(at_s=1, kind="kill", target="llm"),
+        Fault(at_s=2, kind="freeze", target="search", for_s=3),
+        Fault(at_s=3, kind="temporal_cut", for_s=3),
+        Fault(at_s=4, kind="redis_cut", for_s=3, more={"silent": True}),
+        Fault(at_s=5, kind="provider", target="openai", for_s=3, more={"fault": {"status": 503}}),
+        Fault(at_s=7, kind="temporal_delay", for_s=3, more={"delay_s": 0.1}),
+        Fault(at_s=9, kind="redis_down", for_s=1),
+        Fault(at_s=11, kind="temporal_cut", for_s=4, more={"silent": True}),
+        Fault(at_s=12, kind="temporal_down", for_s=1),
+    ]
+    modules = ("heapq", "json", "ftplib", "ssl", "csv", "glob", "shutil", "bisect")
+    async with LocalFleet(plan, settings.load()) as fleet:
+        check(timeline, fleet, 15)
+        await fleet.workers_ready()
+        assert len(rss_mb(fleet)) == 5
+        client = FleetClient(await Client.connect(fleet.endpoints.temporal), fleet.manifest)
+        goals = [f"What does the module {one} do? E-mail the brief to {one}@example.com." for one in modules]
+        runs = [await client.start("researcher", goal) for goal in goals]
+        faults = Faults(fleet, timeline, seed=1)
+        await faults.strike(time.time())
+        assert len(faults.marks) == len(timeline)
+        assert all(mark.until - mark.at < 20 for mark in faults.marks)
+        async with asyncio.timeout(200):
+            ended = await asyncio.gather(*(client.result(run) for run in runs))
+        ledgers = Ledgers(fleet.simulators["http"])
+        mail = await ledgers.mail()
+        await ledgers.aclose()
+    assert [one.outcome for one in ended] == [Outcome.COMPLETED] * len(modules)
+    assert mail == {"delivered": len(modules), "unique": len(modules), "duplicates": 0}

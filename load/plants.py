@@ -1,0 +1,136 @@
+"""Misbehaviour that is put into a trial on purpose: each must be caught, or the verdict is worth nothing.
+
+`fleet load run steady --plant lost` must end with exit code 1, and so must the others.
+"""
+
+import asyncio
+import smtplib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from email.message import EmailMessage
+from typing import Protocol
+
+import httpx2
+
+from fleet.client import FleetClient
+from load.crowd import CALLER
+from load.local import LocalFleet
+from load.offering import Runs
+from load.providers import SIM_KEY, Ledgers
+from load.trial import Arrival
+from ratelimit.limiter import Limiter
+
+LOOK_S = 0.1
+FLOOD_AT_ONCE = 32
+FLOOD_CALLS = 400
+IDLE_SHARE = 0.5
+STARVED_SHARE = 0.2
+STARVED_FOR_S = 15.0
+
+
+class Crew(Protocol):
+    """What a plant works with."""
+
+    @property
+    def fleet(self) -> LocalFleet:
+        """The servers."""
+
+    @property
+    def client(self) -> FleetClient:
+        """Runs."""
+
+    @property
+    def ledgers(self) -> Ledgers:
+        """The providers."""
+
+    @property
+    def shared(self) -> Limiter:
+        """The limiter."""
+
+
+async def lost(crew: Crew, runs: Runs) -> None:
+    """Terminates a run, as an operator's mistake would: `nothing_lost`."""
+    arrival = await _arrived(runs, lambda a: a.run_id in runs.ids and a.run_id not in runs.closed)
+    await crew.client.terminate(runs.ids[arrival.run_id], "planted")
+
+
+async def twice(crew: Crew, runs: Runs) -> None:
+    """Mails an address a second time, as a worker without a ledger would: `nothing_twice`."""
+    arrival = await _arrived(runs, lambda a: a.mails_to is not None)
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "planted@example.com", arrival.mails_to, "Planted"
+    message.set_content("This is planted.")
+
+    def send() -> None:
+        with smtplib.SMTP("127.0.0.1", crew.fleet.simulators["smtp_port"], timeout=10) as relay:
+            relay.send_message(message)
+
+    await asyncio.to_thread(send)
+
+
+async def overrun(crew: Crew, runs: Runs) -> None:
+    """Calls the model past the limiter, as a worker with a private key ring would: `overrun`, `refusals_429`."""
+    await _arrived(runs, lambda a: True)
+    scope = _model(crew)
+    async with httpx2.AsyncClient(base_url=crew.fleet.simulators["http"], timeout=60) as http:
+
+        async def flood(number: int) -> None:
+            for _ in range(FLOOD_CALLS // FLOOD_AT_ONCE):
+                await http.post(
+                    "/v1/chat/completions",
+                    json={"model": scope.partition("/")[2], "messages": [{"role": "user", "content": "planted"}]},
+                    headers={"authorization": f"Bearer {SIM_KEY}", "x-client-request-id": f"planted-{number}/0/1"},
+                )
+
+        await asyncio.gather(*(flood(number) for number in range(FLOOD_AT_ONCE)))
+
+
+async def idle(crew: Crew, runs: Runs) -> None:
+    """Halves the limiter's quota, as a stale configuration would: `utilisation`, `waits`."""
+    await _arrived(runs, lambda a: True)
+    quota = await crew.shared.quota(_model(crew))
+    assert quota is not None
+    await crew.shared.configure(replace(quota, headroom=quota.headroom * IDLE_SHARE), by="plant", reason="idle")
+
+
+async def starve(crew: Crew, runs: Runs) -> None:
+    """Pauses every fifth run for a while, as an unfair line would: `fairness_agents`."""
+    await _arrived(runs, lambda a: True)
+    held: set[str] = set()
+
+    async def hold(run_id: str) -> None:
+        await crew.client.pause(run_id, "planted")
+        await asyncio.sleep(STARVED_FOR_S)
+        await crew.client.resume(run_id)
+
+    async with asyncio.TaskGroup() as holding:
+        while True:
+            for number, arrival in enumerate(list(runs.arrived)):
+                run_id = arrival.run_id
+                chosen = number % round(1 / STARVED_SHARE) == 0 and run_id in runs.ids
+                if chosen and run_id not in held and run_id not in runs.closed:
+                    held.add(run_id)
+                    holding.create_task(hold(run_id))
+            await asyncio.sleep(LOOK_S)
+
+
+PLANTS: dict[str, Callable[[Crew, Runs], Awaitable[None]]] = {
+    "lost": lost,
+    "twice": twice,
+    "overrun": overrun,
+    "idle": idle,
+    "starve": starve,
+}
+
+
+def _model(crew: Crew) -> str:
+    """The scope that the harness's own agents press on."""
+    return crew.fleet.manifest.agents[CALLER].model
+
+
+async def _arrived(runs: Runs, wanted: Callable[[Arrival], bool]) -> Arrival:
+    while True:
+        for arrival in runs.arrived:
+            if wanted(arrival):
+                return arrival
+        await asyncio.sleep(LOOK_S)

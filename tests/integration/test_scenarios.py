@@ -1,0 +1,147 @@
+"""Every scenario passes its oracles in its short form; every plant is caught; Ctrl-C leaves a report and no process."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from fleet import settings as environment
+from load import harness, scenario
+from load.course import Course
+from load.local import Plan, parse_pools
+from load.plants import PLANTS
+from load.scenario import Stage
+from load.view import View
+from workers.bootstrap import limiter
+
+pytestmark = [pytest.mark.trial, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+
+FLEET = str(Path(sys.executable).parent / "fleet")
+MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
+APART = {"redis_failover"}
+"""Scenarios whose stage is another."""
+TOGETHER = [name for name in scenario.names() if name not in APART]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def crew(tmp_path_factory):
+    """One fleet for all scenarios whose stage it can be: networks that can be cut, two workers where some die."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    changes = scenario.find("mixed_day")
+    stage = changes.stage(changes.ask(changes.short))
+    plan = Plan(
+        folder=folder,
+        manifest=harness.prepared(MANIFEST, folder / "load.toml", stage),
+        pools=parse_pools("agents=1,llm=2,search=1,email=2"),
+        own_ledger=True,
+        proxied=True,
+    )
+    async with harness.standing(plan, environment.Settings(), View(quiet=True), asyncio.Event()) as found:
+        yield found
+
+
+async def afresh(crew):
+    """The limiter forgets what the scenario before has done to its pace."""
+    redis = Redis.from_url(crew.fleet.endpoints.redis)
+    await redis.flushall()
+    await redis.aclose()
+
+
+async def judged(crew, name, *, plants=(), **changed):
+    await afresh(crew)
+    found = scenario.find(name)
+    asked = found.ask({**found.short, **changed})
+    # a limiter of its own: the one of the scenario before remembers
+    async with limiter(crew.fleet.settings(), crew.fleet.manifest) as shared:
+        course = Course(replace(crew, shared=shared), found, asked, plants=plants)
+        await course.prepare()
+        return await course.run(asyncio.Event())
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+async def test_every_scenario_passes_in_its_short_form(crew, name):
+    report = await judged(crew, name)
+    assert [f"{f.name} {f.value:g}, bound {f.bound:g}: {f.says}" for f in report.oracles if not f.ok] == []
+    assert report.agents["completed"] == report.agents["started"] > 0
+
+
+@pytest.mark.parametrize(
+    ("plant", "caught", "changed"),
+    [
+        ("lost", {"nothing_lost"}, {}),
+        ("twice", {"nothing_twice"}, {}),
+        ("overrun", {"overrun", "refusals_429"}, {}),
+        ("idle", {"utilisation"}, {}),
+        ("starve", {"fairness_agents"}, {}),
+    ],
+)
+async def test_every_plant_is_caught(crew, plant, caught, changed):
+    report = await judged(crew, "quota_squeeze", plants=(plant,), **changed)
+    assert caught <= {finding.name for finding in report.oracles if not finding.ok}
+
+
+def test_every_plant_is_tried():
+    (plants,) = [m.args[1] for m in test_every_plant_is_caught.pytestmark if m.name == "parametrize"]
+    assert {plant for plant, _, _ in plants} == set(PLANTS)
+
+
+def fleet(tmp_path, *arguments, **more):
+    return subprocess.Popen(
+        [FLEET, "load", "run", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "FLEET_STATE_DIR": str(tmp_path)}, **more,
+    )  # fmt: skip
+
+
+async def test_a_failover_of_redis_by_the_command_itself(tmp_path):
+    process = fleet(tmp_path, "redis_failover", "--short", "--json", "--out", str(tmp_path / "out"))
+    out, err = await asyncio.to_thread(process.communicate, timeout=200)
+    assert process.returncode == 0, out + err
+    told = json.loads(out)
+    assert told["ok"]
+    assert {"scenario", "seed", "duration_s", "agents", "oracles", "ok"} <= told.keys()
+    assert all({"name", "value", "bound", "ok"} <= oracle.keys() for oracle in told["oracles"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "report.html", "report.json", "report.md", "reservations.jsonl",
+    }  # fmt: skip
+
+
+async def test_ctrl_c_leaves_a_report_and_no_process(tmp_path):
+    process = fleet(
+        tmp_path, "steady", "--for", "60s", "--agents", "100", "--out", str(tmp_path / "out"), "--probe", "0",
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    await asyncio.to_thread(_until, process.stderr, "fleet: load")
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGINT)
+    out, _ = await asyncio.to_thread(process.communicate, timeout=100)
+    assert process.returncode == 1, out
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["interrupted"] is True
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert gone
+
+
+def _until(stream, text):
+    for line in stream:
+        if line.startswith(text):
+            return
+    raise AssertionError(f"never said {text!r}")
+
+
+async def test_the_stage_of_every_scenario_is_one_that_is_tried():
+    for name in TOGETHER:
+        found = scenario.find(name)
+        stage = found.stage(found.ask(found.short))
+        assert not stage.sentinel
+        assert stage.manifest in ({}, Stage().manifest, scenario.find("mixed_day").stage(None).manifest)
