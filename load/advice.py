@@ -109,20 +109,20 @@ def _jitter(question: Question, found: Simulated, now: float) -> Advice:
 
 def _pools(question: Question) -> list[Advice]:
     """By Little's law: calls at once are calls a second times the seconds that one takes."""
-    runs, share = question.thinned(question.offer(question.shape))
-    given = _shared(replace(question.conditions, slots={}), share, runs)
-    found = simulate(runs, given)
+    # of all runs: a few calls at once, counted in a part of them, would be noise
+    given = replace(question.conditions, slots={})
+    found = simulate(question.offer(question.shape), given)
     told = []
     for name, pool in found.pools.items():
         slots = question.slots.get(name)
         if not name or slots is None:
             continue
         use = figures.pool_use(name, pool, given)
-        busy = math.ceil((use["busy_p99"] or 0) / share)
+        busy = math.ceil(use["busy_p99"] or 0)
         total = math.fsum(pool.seconds.values())
         calls = sum(1 for line in found.of_line if found.lines[line].pool is pool)
-        rate = calls / total / share if total else 0.0
-        mean = (use["busy_mean"] or 0.0) / share
+        rate = calls / total if total else 0.0
+        mean = use["busy_mean"] or 0.0
         held = mean / rate if rate else 0.0
         processes = max(1, math.ceil(busy / slots))
         law = f"{rate:.1f} calls/s x {_s(held)} = {mean:.1f} at once (Little's law)"

@@ -140,7 +140,8 @@ def run(
         there = folder / mode if len(wanted) > 1 else folder
         reports[mode] = done.report
         done.report.write(there)
-        replay.write(there / "reservations.jsonl", done.reservations)
+        replay.write(there / replay.FILE, done.reservations)
+        _write(there / "fleet.toml", done.manifest)
         order = replace(order, given=done.measured)
         if reports[mode].interrupted:
             break

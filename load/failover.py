@@ -83,22 +83,16 @@ class Failover:
         Raises:
             EmbeddedError: there was no replica to take over, or it has not.
         """
-        await _until(self._ready, START_TIMEOUT_S, "no replica follows the primary: nobody could take over")
-        while (old := await self.primary()) is None:
-            # they agreed a moment ago: one was slow to answer
-            await asyncio.sleep(0.05)
+        old = await _until(self._ready, START_TIMEOUT_S, "no replica follows the primary: nobody could take over")
         pid = self._servers[old].pid
         await self._servers[old].kill()
 
-        new: int | None = None
+        async def taken_over() -> int | None:
+            named = await self.primary()
+            return named if named != old and await _role(named) == "master" else None
 
-        async def taken_over() -> bool:
-            nonlocal new
-            new = await self.primary()
-            return new not in (None, old) and await _role(new) == "master"
-
-        await _until(taken_over, TAKEOVER_TIMEOUT_S, "no replica has taken over")
-        return f"127.0.0.1:{old} (pid {pid}) by 127.0.0.1:{new}"
+        new = await _until(taken_over, TAKEOVER_TIMEOUT_S, "no replica has taken over")
+        return f"127.0.0.1:{new} has taken over from 127.0.0.1:{old} (pid {pid})"
 
     async def rejoin(self) -> None:
         """Start a server that was killed again, as a replica of the primary; the set is whole when it returns.
@@ -108,7 +102,7 @@ class Failover:
         """
         for port, child in list(self._servers.items()):
             if child.returncode is not None:
-                primary = await self.primary()
+                primary = await _until(self.primary, START_TIMEOUT_S, "the Sentinels do not agree on a primary")
                 await self._start_server(child.spec.name, None if primary == port else primary, port=port)
         await _until(self._ready, START_TIMEOUT_S, "the server that was killed does not follow")
 
@@ -118,22 +112,26 @@ class Failover:
             await asyncio.gather(*(child.stop() for child in children.values()))
             children.clear()
 
-    async def _ready(self) -> bool:
-        """Whether every Sentinel knows the others and a replica that lives and follows."""
+    async def _ready(self) -> int | None:
+        """The primary's port, if every Sentinel knows it, the others and a replica, and a replica follows it."""
+        named = set()
         for port in self._sentinels:
             seen = _pairs(await valkey_says(port, "SENTINEL", "MASTER", NAME))
             if seen.get("flags") != "master" or int(seen.get("num-other-sentinels", 0)) < SENTINELS - 1:
-                return False
+                return None
             replicas = await valkey_says(port, "SENTINEL", "REPLICAS", NAME)
             if not any(_pairs(one).get("flags") == "slave" for one in replicas or []):
-                return False
-        primary = await self.primary()
-        if primary is None:
-            return False
+                return None
+            named.add(int(seen["port"]))
+        if len(named) != 1:
+            return None
+        (primary,) = named
+        followers = [await _follows(port, primary) for port in self._servers if port != primary]
         told = await valkey_says(primary, "INFO", "replication")
         replica = told and told.get("slave0")
         # it reports every second how far it has come
-        return bool(replica and replica["state"] == "online" and replica["lag"] <= 1)
+        known = replica and replica["state"] == "online" and replica["lag"] <= 1
+        return primary if known and any(followers) else None
 
     async def _start_server(self, name: str, primary: int | None, *, port: int | None = None) -> int:
         options = ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
@@ -198,13 +196,22 @@ async def _answers(child: Tethered, ask: Callable[[], Awaitable[bool]]) -> bool:
     return False
 
 
-async def _until(what: Callable[[], Awaitable[bool]], within_s: float, otherwise: str) -> None:
+async def _until(what: Callable[[], Awaitable[int | None]], within_s: float, otherwise: str) -> int:
+    """The port that `what` answers as soon as it does."""
     try:
         async with asyncio.timeout(within_s):
-            while not await what():  # noqa: ASYNC110 - other processes get there
+            while (found := await what()) is None:  # noqa: ASYNC110 - other processes get there
                 await asyncio.sleep(0.05)
+            return found
     except TimeoutError:
         raise EmbeddedError(f"{otherwise} within {within_s:g} s") from None
+
+
+async def _follows(port: int, primary: int) -> bool:
+    told = await valkey_says(port, "INFO", "replication")
+    return bool(
+        told and told["role"] == "slave" and told["master_port"] == primary and told["master_link_status"] == "up"
+    )
 
 
 async def _role(port: int | None) -> str | None:

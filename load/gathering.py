@@ -47,7 +47,7 @@ _KNOWN = frozenset({*_MODELS, "smtp", "resend", "bank", "searxng"})
 def _call(row: Mapping[str, Any]) -> Call:
     return Call(
         at=row["wall"],
-        ended=row["wall"] + row["latency_s"],
+        ended=row["ended"],
         outcome=row["outcome"],
         asked=row["asked"] or row["charged"],
         charged=row["charged"],
@@ -109,7 +109,7 @@ def reservations(told: Sequence[Story]) -> list[Reservation]:
             use = step.result.quota if step.result else None
             if use is None or not use.cost:
                 continue
-            took = step.duration_s or 0.0
+            took = _took_s(step)
             found.append(
                 Reservation(
                     at=step.scheduled_at.timestamp(),
@@ -121,8 +121,9 @@ def reservations(told: Sequence[Story]) -> list[Reservation]:
                     # what the provider has counted; the estimate before it is not kept
                     estimate=dict(use.cost),
                     actual=dict(use.cost),
-                    waited_s=use.waited_s,
-                    took_s=max(0.0, took - use.waited_s),
+                    # the wait before the first booking too: behind a gate it is Temporal who holds the line
+                    waited_s=max(0.0, (step.duration_s or took) - took),
+                    took_s=took,
                     seq=step.number,
                     agent=one.run.agent.name if one.run else "",
                     tokens=_tokens(step),
@@ -130,6 +131,13 @@ def reservations(told: Sequence[Story]) -> list[Reservation]:
             )
             first = False
     return sorted(found, key=lambda reservation: reservation.at)
+
+
+def _took_s(step: Step) -> float:
+    """Seconds of the call itself, waits left out."""
+    if isinstance(step.result, ChatResult):
+        return step.result.duration_s
+    return max(0.0, (step.duration_s or 0.0) - step.quota_wait_s)
 
 
 def _tokens(step: Step) -> Tokens | None:

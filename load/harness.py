@@ -72,6 +72,8 @@ class Done:
     report: Report
     reservations: Sequence[Reservation]
     measured: Given
+    manifest: str
+    """With the quotas of the trial, as TOML: what `fleet load replay` starts from."""
 
 
 async def run(order: Order, settings: Settings, view: View) -> Done:
@@ -116,7 +118,13 @@ async def _staged(order: Order, settings: Settings, view: View, folder: Path, st
         )  # fmt: skip
         await unless(stopping, course.prepare())
         report = await course.run(stopping)
-        return Done(report=report, reservations=course.reservations, measured=course.measured)
+        granted = prepared(order.manifest, folder / "granted.toml", stage, course.measured)
+        return Done(
+            report=report,
+            reservations=course.reservations,
+            measured=course.measured,
+            manifest=granted.read_text(encoding="utf-8"),
+        )
 
 
 @asynccontextmanager

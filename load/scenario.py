@@ -20,6 +20,7 @@ from load.oracles import Oracle
 from load.trial import Arrival, Engine, Fault, Rated
 
 HOME = Path(__file__).parent / "scenarios"
+CROWD = 5
 POOLS = "agents=1,llm=1,search=1,email=1"
 
 
@@ -124,9 +125,18 @@ class Ground:
     name: str
     """Begins the ids of all runs."""
 
+    @property
+    def model(self) -> str:
+        """The scope that the harness's own agents press on."""
+        return self.manifest.agents[crowd.CALLER].model
+
+    def crowd(self, asked: Parameters) -> int:
+        """So many active runs are queued work, wherever they wait: behind a gate it is Temporal who holds the line."""
+        return max(CROWD, asked.agents // 10)
+
     def model_provider(self) -> str:
         """What the simulators call the provider that the harness's own agents press on."""
-        return self.manifest.providers[self.manifest.agents[crowd.CALLER].model.partition("/")[0]].kind
+        return self.manifest.providers[self.model.partition("/")[0]].kind
 
     def offer(
         self,

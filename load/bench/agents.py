@@ -45,8 +45,8 @@ STILL_WITHIN_S = 20.0
 """The agents have all come to their wait when workers and Temporal together use no more, or so long after."""
 AT_ONCE = 64
 """Starts under way: more are behind their time."""
-POLLS, POLLED_WITHIN_S = 8, 3.0
-"""Polls of the model's pool, and how soon each has brought a call."""
+EARLY, SETTLED_S = 12, 1.0
+"""Agents that bring the polls of the model's pool home: more than it has. They have once no more come back so long."""
 
 ALL_CPU = "CPU ms: all"
 MATTERS, LINEAR = 0.05, 1.15
@@ -106,22 +106,32 @@ class Figures:
     of_bare: float
     """Activities a second by those of bare workflows on the same server, just before."""
     waiting_cores: float
-    """Of the processor while all wait."""
+    """What all of them add to the idle fleet's use of the processor while they wait."""
     cpu_s: Mapping[str, float]
-    """Processor seconds of one agent from its start to its end, by part."""
+    """Processor seconds of one agent from its start to its end, by part, without what the idle fleet uses."""
     mb: Mapping[str, float]
     """Resident memory that one waiting agent adds, by part."""
     working_mb: float
     """The same of all workers, at most while all are at work."""
+
+    @property
+    def per_core_s(self) -> float:
+        """Agents that a second of one processor carries from start to end, servers and simulators included."""
+        return 1 / sum(self.cpu_s.values())
+
+    @property
+    def mb_per_1000(self) -> float:
+        """Resident memory that a thousand waiting agents add to the workers."""
+        return max(0.0, sum(mb for part, mb in self.mb.items() if part.startswith(WORKER))) * 1e3
 
     def costs(self) -> dict[str, float]:
         """What one agent costs, by measure."""
         return {
             **{f"CPU ms: {part}": seconds * 1e3 for part, seconds in self.cpu_s.items()},
             ALL_CPU: sum(self.cpu_s.values()) * 1e3,
-            "KB: workers, waiting": sum(mb for part, mb in self.mb.items() if part.startswith(WORKER)) * 1e3,
-            "KB: workers, at work": self.working_mb * 1e3,
-            "KB: servers, waiting": sum(mb for part, mb in self.mb.items() if part in SERVERS) * 1e3,
+            "KB: workers, waiting": self.mb_per_1000,
+            "KB: workers, at work": max(0.0, self.working_mb) * 1e3,
+            "KB: servers, waiting": max(0.0, sum(mb for part, mb in self.mb.items() if part in SERVERS)) * 1e3,
         }
 
 
@@ -173,7 +183,10 @@ class Found:
         """For programs."""
         bend, times = self.bend()
         return {
-            "sizes": [{**asdict(row), "costs": row.costs(), "mb_per_1000": _per_1000(row)} for row in self.rows],
+            "sizes": [
+                {**asdict(row), "per_core_s": row.per_core_s, "mb_per_1000": row.mb_per_1000} for row in self.rows
+            ],
+            "costs": {name: {str(row.agents): row.costs()[name] for row in self.rows} for name in self.rows[0].costs()},
             "growth": {name: {str(size): ratio for size, ratio in of.items()} for name, of in self.growth().items()},
             "bends": {"measure": bend, "times": times, "says": self.says()},
         }
@@ -181,14 +194,14 @@ class Found:
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Title, heads and lines of each table."""
         heads = [
-            "AGENTS", "ALIVE", "DONE", "STARTS/S", "AGENTS/S", "TASKS/S", "OF BARE", "MB PER 1000", "AT WORK",
-            "CPU S EACH", "CORES WAITING",
+            "AGENTS", "ALIVE", "DONE", "STARTS/S", "AGENTS/S", "TASKS/S", "OF BARE", "PER CORE S", "WAITING CORES",
+            "MB PER 1000", "AT WORK",
         ]  # fmt: skip
         lines = [
             [
                 str(row.agents), str(row.alive), f"{row.done:g}", f"{row.started_per_s:.1f}", f"{row.agents_per_s:.1f}",
-                f"{row.tasks_per_s:.0f}", f"{row.of_bare:.2f}", f"{_per_1000(row):.1f}", f"{row.working_mb * 1e3:.1f}",
-                f"{sum(row.cpu_s.values()):.3f}", f"{row.waiting_cores:.2f}",
+                f"{row.tasks_per_s:.0f}", f"{row.of_bare:.2f}", f"{row.per_core_s:.1f}", f"{row.waiting_cores:.2f}",
+                f"{row.mb_per_1000:.1f}", f"{row.working_mb * 1e3:.1f}",
             ]
             for row in self.rows
         ]  # fmt: skip
@@ -210,10 +223,6 @@ class Found:
                 costs,
             ),
         ]
-
-
-def _per_1000(row: Figures) -> float:
-    return row.costs()["KB: workers, waiting"]
 
 
 async def run(sizes: Sequence[int] = SIZES, say: Callable[[str], None] = lambda line: None) -> Found:
@@ -283,62 +292,65 @@ class _Trial:
         await asyncio.gather(*map(self._start, warm))
         await asyncio.gather(*map(self._client.result, warm))
         calls, activities, tasks = await self._shape(warm[-1])
+        fresh = self._machine.look()
+        await asyncio.sleep(HOLD_S)
         before = self._machine.look()
-        called = await self._called()
+        idle = before - fresh
         await self._close()
+        called = await self._called()
         self._say(f"{self._size} agents: {STARTS_PER_S:g} a second begin")
         began = perf_counter()
-        await self._fill()
-        filled_s = perf_counter() - began
-        alive = await self._alive() - POLLS
+        begun = await self._fill()
+        alive = await self._alive() - EARLY
         filled = self._machine.look()
         self._say(f"{self._size} agents: {alive} are alive and wait")
         await asyncio.sleep(HOLD_S)
         held = self._machine.look()
         await self._shared.open(MODEL, by="bench", reason="all agents are to work")
-        looks = [(perf_counter(), called, held)]
-        while looks[-1][1] < called + self._size * calls and looks[-1][0] - looks[0][0] < LONGEST_S:
+        looks = [(called, held)]
+        while looks[-1][0] < called + self._size * calls and looks[-1][1].at - held.at < LONGEST_S:
             await asyncio.sleep(LOOK_S)
-            looks.append((perf_counter(), await self._called(), self._machine.look()))
-        done = (looks[-1][1] - called) / calls
+            looks.append((await self._called(), self._machine.look()))
+        done = (looks[-1][0] - called) / calls
         if done == 0:
             raise FleetError(f"none of {self._size} agents got anywhere in {LONGEST_S:g} s")
-        self._say(f"{self._size} agents: {done:g} have done their work")
-        per_s = _steady([(at, count) for at, count, _ in looks]) / calls
-        starting, working = filled - before, looks[-1][2] - held
+        self._say(f"{self._size} agents: {min(done, self._size):g} have done their work")
+        per_s = _steady([(look.at, count) for count, look in looks]) / calls
+        starting, working = filled - before, (looks[-1][1] - held).beyond(idle)
         return Figures(
             agents=self._size,
             alive=alive,
-            done=round(done, 1),
-            started_per_s=self._size / filled_s,
+            done=round(min(done, self._size), 1),
+            started_per_s=self._size / (begun - began),
             agents_per_s=per_s,
             activities_per_s=per_s * activities,
             tasks_per_s=per_s * (activities + tasks),
             of_bare=per_s * activities / engine.activities_per_s,
-            waiting_cores=(held - filled).cores(HOLD_S),
-            cpu_s={part: used / self._size + working.cpu_s[part] / done for part, used in starting.cpu_s.items()},
-            mb={part: mb / self._size for part, mb in starting.mb.items()},
-            working_mb=(max(look.workers_mb() for _, _, look in looks) - before.workers_mb()) / self._size,
+            waiting_cores=max(0.0, (held - filled).cores - idle.cores),
+            cpu_s={
+                part: used / (self._size + EARLY) + working[part] / done for part, used in starting.beyond(idle).items()
+            },
+            mb={part: mb / (self._size + EARLY) for part, mb in (held - before).mb.items()},
+            working_mb=(max(look.workers_mb for _, look in looks) - before.workers_mb) / (self._size + EARLY),
         )
 
     async def _start(self, run_id: str) -> None:
         await self._client.start(AGENT, QUESTION, run_id=run_id)
 
     async def _close(self) -> None:
-        """Close the quota, and let a few agents bring home the polls that were under way: each holds up one call."""
+        """Close the quota, and let a few agents bring home the polls that are under way: each holds up one call."""
         await self._shared.close(MODEL, by="bench", reason="all agents are to be alive at once")
-        early = [f"early-{number}" for number in range(POLLS)]
+        early = [f"early-{number:02}" for number in range(EARLY)]
         await asyncio.gather(*map(self._start, early))
-        give_up = perf_counter() + POLLED_WITHIN_S
-        while perf_counter() < give_up:
+        back, since = 0, perf_counter()
+        while back == 0 or perf_counter() - since < SETTLED_S:
+            await asyncio.sleep(0.1)
             told = await asyncio.gather(*(self._client.handle(run_id).describe() for run_id in early))
-            calls = [call for run in told for call in run.raw_description.pending_activities]
-            if len(calls) == POLLS and all(call.attempt > 1 for call in calls):
-                return
-            await asyncio.sleep(0.2)
+            now = sum(call.attempt > 1 for run in told for call in run.raw_description.pending_activities)
+            back, since = (back, since) if now == back else (now, perf_counter())
 
-    async def _fill(self) -> None:
-        """Start them at their times, and wait until all have come to their first call."""
+    async def _fill(self) -> float:
+        """Start them at their times, and wait until all have come to their first call; when the last was started."""
         began = perf_counter()
         free = asyncio.Semaphore(AT_ONCE)
 
@@ -348,13 +360,14 @@ class _Trial:
                 await self._start(f"agent-{number:05}")
 
         await asyncio.gather(*(one(number) for number in range(self._size)))
-        before, give_up = self._machine.look(), perf_counter() + STILL_WITHIN_S
-        while perf_counter() < give_up:
+        begun, last = perf_counter(), self._machine.look()
+        while perf_counter() < begun + STILL_WITHIN_S:
             await asyncio.sleep(LOOK_S)
             now = self._machine.look()
-            if (now - before).cores(LOOK_S) < STILL_CORES:
-                return
-            before = now
+            if (now - last).cores < STILL_CORES:
+                break
+            last = now
+        return begun
 
     async def _alive(self) -> int:
         found = await self._client.temporal.count_workflows("ExecutionStatus = 'Running'")

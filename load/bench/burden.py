@@ -1,7 +1,9 @@
 """What the processes of a fleet use: processor and memory, by part."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Self
 
 import psutil
@@ -15,19 +17,30 @@ WORKER, CLIENT, SERVERS = "worker", "client", ("temporal", "valkey")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What every part has used so far, and holds."""
+    """What every part has used so far and holds; or, as a difference, what it has used between two looks."""
 
-    cpu_s: dict[str, float]
-    mb: dict[str, float]
+    at: float
+    """Seconds on a monotonic clock; of a difference, those that passed."""
+    cpu_s: Mapping[str, float]
+    mb: Mapping[str, float]
 
     def __sub__(self, other: "Look") -> "Look":
-        cpu_s = {part: seconds - other.cpu_s[part] for part, seconds in self.cpu_s.items()}
-        return Look(cpu_s, {part: mb - other.mb[part] for part, mb in self.mb.items()})
+        return Look(
+            self.at - other.at,
+            {part: seconds - other.cpu_s[part] for part, seconds in self.cpu_s.items()},
+            {part: mb - other.mb[part] for part, mb in self.mb.items()},
+        )
 
-    def cores(self, seconds: float) -> float:
-        """Of the fleet, the measuring process aside."""
-        return sum(used for part, used in self.cpu_s.items() if part != CLIENT) / seconds
+    @property
+    def cores(self) -> float:
+        """Of a difference: processors in use by the fleet, the measuring process aside."""
+        return sum(used for part, used in self.cpu_s.items() if part != CLIENT) / self.at
 
+    def beyond(self, idle: "Look") -> dict[str, float]:
+        """Of a difference: processor seconds by part, without what it would have used at the rate of `idle`."""
+        return {part: max(0.0, used - idle.cpu_s[part] / idle.at * self.at) for part, used in self.cpu_s.items()}
+
+    @property
     def workers_mb(self) -> float:
         """Of all worker processes."""
         return sum(mb for part, mb in self.mb.items() if part.startswith(WORKER))
@@ -66,7 +79,7 @@ class Machine:
         Raises:
             FleetError: a process has died.
         """
-        cpu_s, mb = {}, {}
+        at, cpu_s, mb = monotonic(), {}, {}
         for part, process in self._parts.items():
             try:
                 with process.oneshot():
@@ -74,7 +87,7 @@ class Machine:
                     cpu_s[part], mb[part] = times.user + times.system, process.memory_info().rss / 1e6
             except psutil.Error:
                 raise FleetError(f"{part} has died: nothing can be measured") from None
-        return Look(cpu_s, mb)
+        return Look(at, cpu_s, mb)
 
 
 def _serves(process: psutil.Process, name: str, port: str) -> bool:

@@ -7,7 +7,7 @@ from load.scenario import Ground, Seconds, Trial
 from load.scenario import Parameters as Usual
 from load.shapes import Burst
 
-SHORT = {"agents": 100, "for": 15}
+SHORT = {"agents": 120, "for": 14}
 
 
 class Parameters(Usual):
@@ -31,7 +31,7 @@ def plan(asked: Parameters, ground: Ground) -> Trial:
             oracles.NothingTwice(),
             oracles.Overrun(),
             oracles.Refusals429(),
-            oracles.Utilisation(bound=0.97),
+            oracles.Utilisation(bound=0.97, scopes=(ground.model,), busy_from=ground.crowd(asked)),
             oracles.Waits(),
             oracles.MemoryFlat(),
         ],

@@ -60,7 +60,7 @@ def plan(asked: Parameters, ground: Ground) -> Trial:
             oracles.NothingTwice(),
             oracles.Overrun(),
             oracles.Refusals429(),
-            oracles.Utilisation(bound=0.97),
+            oracles.Utilisation(bound=0.97, scopes=(ground.model,), busy_from=ground.crowd(asked)),
             # first come, first served it is not: priorities
             oracles.Drain(bound=1.25, without=ASKING),
             oracles.Starved(bound=3.0, without=ASKING),

@@ -7,7 +7,7 @@ from load.scenario import Ground, Trial
 from load.scenario import Parameters as Usual
 from load.shapes import Constant
 
-SHORT = {"agents": 60, "for": 6}
+SHORT = {"agents": 120, "for": 6}
 
 
 class Parameters(Usual):
@@ -28,7 +28,7 @@ def plan(asked: Parameters, ground: Ground) -> Trial:
             oracles.NothingTwice(),
             oracles.Overrun(),
             oracles.Refusals429(),
-            oracles.Utilisation(bound=0.97),
+            oracles.Utilisation(bound=0.97, scopes=(ground.model,), busy_from=ground.crowd(asked)),
             oracles.Waits(),
             oracles.FairnessAgents(),
         ],

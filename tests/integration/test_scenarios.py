@@ -110,7 +110,7 @@ async def test_a_failover_of_redis_by_the_command_itself(tmp_path):
     assert {"scenario", "seed", "duration_s", "agents", "oracles", "ok"} <= told.keys()
     assert all({"name", "value", "bound", "ok"} <= oracle.keys() for oracle in told["oracles"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "report.html", "report.json", "report.md", "reservations.jsonl",
+        "fleet.toml", "report.html", "report.json", "report.md", "reservations.jsonl",
     }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ class Ground:
 
     async def kill_primary(self):
         self.orders.append("kill primary")
-        return "1 (pid 2) by 3"
+        return "3 has taken over from 1"
 
     async def rejoin(self):
         self.orders.append("rejoin")
@@ -219,7 +219,7 @@ async def test_the_memory_of_workers_is_told_by_name_and_pid(ground):
         (
             {"kind": "redis_failover"},
             ["kill primary", "rejoin"],
-            "kill -9 of Redis's primary: 1 (pid 2) by 3",
+            "kill -9 of Redis's primary: 3 has taken over from 1",
         ),
         (
             {"kind": "provider", "for_s": 0.05, "target": "openai", "more": {"fault": {"status": 529}}},
