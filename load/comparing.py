@@ -132,13 +132,13 @@ def _oracle(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Row:
 
 
 _AGENTS: Final[Mapping[str, Way]] = {
-    "completed": "more", "failed": "less", "lost": "less", "took_p50_s": "less", "took_p99_s": "less", "jain": "more",
+    "completed": "more", "failed": "less", "lost": "less", "took_p50_s": "less", "took_p99_s": "less",
 }  # fmt: skip
 _QUOTA: Final[Mapping[str, Way]] = {
     "provider_429": "less", "errors": "less", "utilisation": "more", "utilisation_queued": "more",
     "wait_p50_s": "less", "wait_p99_s": "less",
 }  # fmt: skip
-_SHARES = ("utilisation", "utilisation_queued", "jain")
+_SHARES = ("utilisation", "utilisation_queued")
 _EXACT = ("completed", "failed", "stopped", "lost", "open")
 """One agent is no noise."""
 
@@ -279,7 +279,6 @@ _FIGURES: Final[Mapping[str, tuple[str, Way]]] = {
     "took_p99_s": ("agent p99", "less"),
     "wait_p50_s": ("wait p50", "less"),
     "wait_p99_s": ("wait p99", "less"),
-    "jain": ("Jain's index", "more"),
     "completed": ("completed", "more"),
     "duration_s": ("finished after", "less"),
 }
@@ -416,7 +415,6 @@ def _figures(report: Document, scope: str) -> dict[str, float | None]:
         # of a mode without a line the looks have seen none
         "wait_p50_s": quota.get("wait_p50_s") if called or quota.get("queued_s") else None,
         "wait_p99_s": quota.get("wait_p99_s") if called or quota.get("queued_s") else None,
-        "jain": agents.get("jain"),
         "completed": agents.get("completed"),
         "duration_s": report["duration_s"],
     }

@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 from fleet.contracts.runs import Outcome
-from load.bench.report import jain
 from load.oracles.reading import Span, between, queued, turnarounds
 from load.oracles.supply import Supply
 from load.trial import Call, Evidence, Look
@@ -261,18 +260,7 @@ def agents(evidence: Evidence) -> dict[str, float | None]:
         "open": gone if evidence.interrupted else 0,
         "took_p50_s": _quantile(took, 0.5),
         "took_p99_s": _quantile(took, 0.99),
-        "jain": _fairness(evidence),
     }
-
-
-def _fairness(evidence: Evidence) -> float | None:
-    """Jain's index over runs of the calls a second that each got while it lived. None: nobody said whose calls."""
-    got = Counter(call.run_id for calls in evidence.calls.values() for call in calls if call.outcome == "ok")
-    del got[""]
-    if not got:
-        return None
-    speeds = [got[run_id] / lived for run_id, lived in turnarounds(evidence).items() if lived > 0]
-    return round(jain(speeds), 4) if speeds else None
 
 
 def quota(evidence: Evidence, scope: str, waits: Sequence[float] | None) -> dict[str, Any]:

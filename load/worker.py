@@ -161,6 +161,8 @@ if __name__ == "__main__":
         code = main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+    except KeyboardInterrupt:
+        code = 130
     except Exception:  # noqa: BLE001 - the last handler of the process
         import traceback
 

@@ -22,6 +22,7 @@ from fleet import settings as environment
 from fleet.client import FleetClient
 from fleet.errors import FleetError
 from fleet.settings import Settings
+from fleet.tables import AGENTS_POOL
 from load.bench.burden import SERVERS, WORKER, Machine
 from load.bench.engine import bare
 from load.local import LocalFleet, Plan
@@ -48,7 +49,7 @@ AT_ONCE = 64
 EARLY, SETTLED_S = 12, 1.0
 """Agents that bring the polls of the model's pool home: more than it has. They have once no more come back so long."""
 
-ALL_CPU = "CPU ms: all"
+ALL_CPU, REPLAYS = "CPU ms: all", f"CPU ms: {WORKER} agents"
 MATTERS, LINEAR = 0.05, 1.15
 """Share of all processor time that a part must have to bend anything; a cost that grows no more is close to linear."""
 
@@ -95,6 +96,8 @@ class Figures:
     """Alive at once, if `alive` says so too."""
     alive: int
     """As Temporal has counted them while all waited."""
+    cached: int
+    """Workflows that the agents' pool keeps in memory (`cached` in the manifest)."""
     done: float
     """Agents' worth of work that was done; less than `agents` if the time was up."""
     started_per_s: float
@@ -177,7 +180,11 @@ class Found:
         if times <= LINEAR:
             return f"close to linear: {sizes} no cost of one agent grows more than {times:.2f} times ({name})"
         before, after = (row.costs()[name] for row in (self.rows[0], self.rows[-1]))
-        return f"what bends: {name}: {before:.3g} to {after:.3g} an agent {sizes}, {times:.2f} times"
+        said = f"what bends: {name}: {before:.3g} to {after:.3g} an agent {sizes}, {times:.2f} times"
+        cached = self.rows[-1].cached
+        if name == REPLAYS and cached < self.rows[-1].agents:
+            said += f"; the pool keeps {cached} workflows in memory (pools.agents.cached) and reads others' histories"
+        return said
 
     def document(self) -> dict[str, Any]:
         """For programs."""
@@ -284,6 +291,7 @@ class _Trial:
         self._shared = shared
         self._ledgers = ledgers
         self._say = say
+        self._cached = fleet.manifest.pools[AGENTS_POOL].cached
         self._machine = Machine.of(fleet)
 
     async def run(self) -> Figures:
@@ -320,6 +328,7 @@ class _Trial:
         return Figures(
             agents=self._size,
             alive=alive,
+            cached=self._cached,
             done=round(min(done, self._size), 1),
             started_per_s=self._size / (begun - began),
             agents_per_s=per_s,
@@ -342,8 +351,9 @@ class _Trial:
         await self._shared.close(MODEL, by="bench", reason="all agents are to be alive at once")
         early = [f"early-{number:02}" for number in range(EARLY)]
         await asyncio.gather(*map(self._start, early))
-        back, since = 0, perf_counter()
-        while back == 0 or perf_counter() - since < SETTLED_S:
+        back, began = 0, perf_counter()
+        since = began
+        while perf_counter() - since < SETTLED_S or (back == 0 and perf_counter() - began < STILL_WITHIN_S):
             await asyncio.sleep(0.1)
             told = await asyncio.gather(*(self._client.handle(run_id).describe() for run_id in early))
             now = sum(call.attempt > 1 for run in told for call in run.raw_description.pending_activities)

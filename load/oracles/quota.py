@@ -18,7 +18,10 @@ from load.oracles.reading import (
     struck,
 )
 from load.oracles.supply import Bucket, Supply
-from load.trial import Evidence, Finding
+from load.trial import Call, Evidence, Finding
+
+SPENT = 0.25
+"""A burst of which so little is left is spent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +102,24 @@ def _share(evidence: Evidence, scope: str, spans: Sequence[Span]) -> tuple[float
     best = (0.0, "nothing was used")
     for limit in evidence.limits[scope]:
         supply = Supply.of(evidence, scope, limit)
-        granted = sum(supply.between(*span) for span in spans)
-        used = sum(call.charged.get(limit, 0.0) for span in spans for call in between(calls, *span))
+        spent = [_since_spent(supply, calls, limit, evidence.began, span) for span in spans]
+        granted = sum(supply.between(*span) for span in spent)
+        used = sum(call.charged.get(limit, 0.0) for span in spent for call in between(calls, *span))
         if granted and used / granted > best[0]:
-            length = sum(end - begin for begin, end in spans)
+            length = sum(end - begin for begin, end in spent)
             best = (used / granted, f"{used:,.0f} of {granted:,.0f} {limit} while work was queued for {length:.0f} s")
     return best
+
+
+def _since_spent(supply: Supply, calls: Sequence[Call], limit: str, began: float, span: Span) -> Span:
+    """The span from when the burst was spent: what was saved before it would count as used above what returned."""
+    bucket, (begin, end) = Bucket(supply, began), span
+    for call in calls:
+        if call.at >= end:
+            break
+        if bucket.spend(call.at, call.charged.get(limit, 0.0)) <= SPENT * supply.burst(call.at) and call.at >= begin:
+            return call.at + 1e-9, end
+    return span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ def stage(asked: Parameters) -> Stage:
 
 
 def plan(asked: Parameters, ground: Ground) -> Trial:
-    """Waves of runs, as many of each tenant; humans answer within seconds."""
+    """Waves of runs, by the tenants' weights; humans answer within seconds."""
     mean = asked.agents / asked.for_s
     shape = Wave(
         mean=mean,
@@ -49,7 +49,7 @@ def plan(asked: Parameters, ground: Ground) -> Trial:
         poisson=False,
         jitter_s=1.0,
     )
-    arrivals = ground.offer(asked, shape, tenants=dict.fromkeys(TENANTS, 1.0), priorities=(2, 3, 4))
+    arrivals = ground.offer(asked, shape, tenants=TENANTS, priorities=(2, 3, 4))
     return Trial(
         arrivals=arrivals,
         load_s=asked.for_s,
@@ -61,10 +61,7 @@ def plan(asked: Parameters, ground: Ground) -> Trial:
             oracles.Overrun(),
             oracles.Refusals429(),
             oracles.Utilisation(bound=0.97, scopes=(ground.model,), busy_from=ground.crowd(asked)),
-            # first come, first served it is not: priorities
             oracles.Drain(bound=1.25, without=ASKING),
-            oracles.Starved(bound=3.0, without=ASKING),
-            oracles.FairnessTenants(bound=0.8),
             oracles.MemoryFlat(),
         ],
         settle_s=asked.settle_s,

@@ -158,13 +158,3 @@ def test_a_run_that_has_not_ended_is_lost_unless_it_was_interrupted():
     assert (found["lost"], found["open"]) == (2, 0)
     found = agents(evidence(ended=some, interrupted=True))
     assert (found["lost"], found["open"]) == (0, 2)
-
-
-def test_agents_that_get_as_many_calls_a_second_are_treated_alike():
-    assert agents(evidence())["jain"] == pytest.approx(1.0, abs=0.001)
-    starving = {MODEL: [call(n / 2, run_id="run-0") for n in range(20)]}
-    assert agents(evidence(calls=starving))["jain"] == pytest.approx(0.25, abs=0.001)
-
-
-def test_without_names_in_the_ledger_nobody_knows_how_fair_it_was():
-    assert agents(evidence(calls={MODEL: [call(1.0, run_id="")]}))["jain"] is None
