@@ -20,7 +20,7 @@ def test_every_scenario_says_what_it_is_and_every_parameter_what_it_means(name):
     found = scenario.find(name)
     assert found.says.endswith(".")
     assert all(len(meaning) > 10 for _, meaning in found.described())
-    assert found.ask(found.short).agents <= 100
+    assert found.ask(found.short).agents <= 200
 
 
 def test_parameters_are_read_from_text():

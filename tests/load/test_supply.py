@@ -94,11 +94,12 @@ def test_the_bucket_is_the_providers_own(spent, rate, burst):
         assert mine.spend(BEGAN + at, units) == pytest.approx(theirs.available(BEGAN + at), abs=1e-6)
 
 
-RUNS = st.lists(st.tuples(st.floats(0, 10), st.floats(0.5, 30)), min_size=1, max_size=12)
+# on a grid, outsiders between its lines: who comes first at one instant is nobody's business
+RUNS = st.lists(st.tuples(st.integers(0, 1000).map(lambda n: n / 100), st.floats(0.5, 30)), min_size=1, max_size=12)
 
 
 @settings(max_examples=40, deadline=None)
-@given(RUNS, st.lists(st.tuples(st.floats(0, 10), st.floats(1, 20)), max_size=4))
+@given(RUNS, st.lists(st.tuples(st.integers(1, 999).map(lambda n: n / 100 + 0.005), st.floats(1, 20)), max_size=4))
 def test_the_fluid_is_what_small_steps_come_to(runs, outsiders):
     runs = sorted(runs)
     found = ends(trial(runs, outsiders=outsiders))

@@ -12,8 +12,8 @@ from load.bench.burden import Look
 
 def figures(size, *, temporal=0.05, mb=0.02, **more):
     given = {
-        "alive": size, "cached": 500, "done": float(size), "started_per_s": 50.0, "agents_per_s": 20.0, "activities_per_s": 60.0,
-        "tasks_per_s": 140.0, "of_bare": 0.6, "waiting_cores": 0.1, "working_mb": 0.03,
+        "alive": size, "cached": 500, "done": float(size), "started_per_s": 50.0, "agents_per_s": 20.0,
+        "activities_per_s": 60.0, "tasks_per_s": 140.0, "of_bare": 0.6, "waiting_cores": 0.1, "working_mb": 0.03,
         "cpu_s": {"worker llm": 0.02, "temporal": temporal, "valkey": 0.0002 * size},
         "mb": {"worker llm": mb, "temporal": 0.01, "simulators": 5.0},
     }  # fmt: skip
