@@ -6,6 +6,7 @@
 import asyncio
 import smtplib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from email.message import EmailMessage
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 import httpx2
 
 from fleet.client import FleetClient
+from fleet.errors import FleetError
 from load.crowd import CALLER
 from load.local import LocalFleet
 from load.offering import Runs
@@ -99,9 +101,11 @@ async def starve(crew: Crew, runs: Runs) -> None:
     held: set[str] = set()
 
     async def hold(run_id: str) -> None:
-        await crew.client.pause(run_id, "planted")
-        await asyncio.sleep(STARVED_FOR_S)
-        await crew.client.resume(run_id)
+        # it may have ended meanwhile
+        with suppress(FleetError):
+            await crew.client.pause(run_id, "planted")
+            await asyncio.sleep(STARVED_FOR_S)
+            await crew.client.resume(run_id)
 
     async with asyncio.TaskGroup() as holding:
         while True:

@@ -165,7 +165,7 @@ class Ledgers:
     async def control(self, change: dict[str, Any]) -> None:
         """Change the providers' options by a JSON merge patch."""
         answer = await self._http.post("/_control", json=change)
-        if answer.status_code == httpx2.codes.UNPROCESSABLE_ENTITY:
+        if answer.status_code == httpx2.codes.UNPROCESSABLE_CONTENT:
             raise BadInput(f"the simulators refuse these options: {json.loads(answer.text)['error']}")
         answer.raise_for_status()
 

@@ -10,7 +10,7 @@ from load.scenario import Parameters as Usual
 from load.shapes import Constant
 from load.trial import Fault
 
-SHORT = {"agents": 30, "for": 14, "outage": 5}
+SHORT = {"agents": 30, "for": 10, "outage": 4}
 
 
 class Parameters(Usual):

@@ -42,7 +42,7 @@ def plan(asked: Parameters, ground: Ground) -> Trial:
             oracles.Utilisation(bound=0.97, scopes=(ground.model,), busy_from=ground.crowd(asked)),
             oracles.Waits(),
             oracles.Starved(),
-            oracles.FairnessAgents(),
+            oracles.FairnessAgents(cohort_s=asked.for_s / 4),
             oracles.FairnessTenants(bound=0.9, busy_from=ground.crowd(asked)),
         ],
         settle_s=asked.settle_s,

@@ -10,7 +10,7 @@ from load.scenario import Parameters as Usual
 from load.shapes import Constant
 from load.trial import Fault
 
-SHORT = {"agents": 40, "for": 14, "storm": 4, "retry_after": 2}
+SHORT = {"agents": 40, "for": 12, "storm": 4, "retry_after": 2}
 
 
 class Parameters(Usual):
