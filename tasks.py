@@ -75,9 +75,11 @@ def test(*arguments: str) -> None:
 
 
 def trials(*arguments: str) -> None:
-    """Run the long trials: chaos and the whole demo."""
+    """Run the long trials: two at a time, then those that need the machine for themselves."""
     setup()
-    run([str(BIN / "python"), "-m", "pytest", "-m", "trial", *arguments])
+    pytest = [str(BIN / "python"), "-m", "pytest"]
+    run([*pytest, "-m", "trial and not alone", "-n", "2", "--dist", "worksteal", *arguments])
+    run([*pytest, "-m", "trial and alone", *arguments])
 
 
 def lint() -> None:

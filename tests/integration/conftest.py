@@ -15,6 +15,14 @@ from load.providers import Ledgers
 MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
 
 
+def pytest_collection_modifyitems(items):
+    """Whole fleets need the machine for themselves."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.get_closest_marker("trial"):
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture
 async def local_fleet(tmp_path):
     """Start a fleet with the shipped manifest, changed by regular expressions."""

@@ -92,13 +92,3 @@ async def test_temporal_is_killed_and_started_again_on_its_file(local_fleet):
     rows = await fleet.ledgers.rows("openai")
     assert {call(row) for row in rows[served:]} & before == set()
     assert set(fleet.supervisor.pids()) == {"simulators", "agents-1", "llm-1", "search-1", "email-1"}
-
-
-async def test_valkey_is_killed_and_started_again(local_fleet):
-    fleet = await local_fleet({"agents": 1, "llm": 1, "search": 1, "email": 1}, ROOMY)
-    runs = await start_runs(fleet)
-    await until_mails(fleet, 2)
-    await fleet.stack.kill_redis()
-    await fleet.stack.restart_redis()
-    assert [result.outcome for result in await results(fleet, runs)] == [Outcome.COMPLETED] * AGENTS
-    assert (await fleet.ledgers.mail())["duplicates"] == 0

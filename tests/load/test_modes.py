@@ -150,6 +150,7 @@ async def test_the_shared_limiter_waits_so_that_nothing_is_refused(bench):
     assert sum(sum(result.quota_waits_s) for result in results) > 0
 
 
+@pytest.mark.trial
 async def test_back_off_is_refused_beyond_the_quota_and_never_waits_at_a_limiter(bench):
     # not even for a store: there is none where this points to
     bench.environment["FLEET_REDIS_URL"] = "redis://127.0.0.1:1/0"
@@ -166,6 +167,7 @@ async def test_back_off_is_refused_beyond_the_quota_and_never_waits_at_a_limiter
     assert attempts < len(calls) <= 3 * attempts
 
 
+@pytest.mark.trial
 async def test_temporals_own_limit_holds_calls_back(bench):
     # from a provider that would take them all at once
     (await bench.http.post("/_control", json={"openai": {"models": {"sim": None}}})).raise_for_status()
@@ -181,6 +183,7 @@ async def test_temporals_own_limit_holds_calls_back(bench):
     assert "fleet_quota_wait_seconds_count{" not in told
 
 
+@pytest.mark.trial
 @pytest.mark.parametrize("divided", [True, False])
 async def test_processes_that_share_nothing_overrun_unless_each_has_its_part(bench, divided):
     setup = Setup(mode=Mode.PROCESS, share=0.5 if divided else 1.0)

@@ -52,6 +52,7 @@ def test_what_an_idle_fleet_uses_is_nobodys_cost():
     assert used.cores == pytest.approx(0.3)
 
 
+@pytest.mark.trial
 @pytest.mark.timeout(420)
 async def test_every_size_has_a_fleet_of_its_own_whose_agents_wait_and_then_work():
     said = []
