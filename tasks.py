@@ -75,11 +75,10 @@ def test(*arguments: str) -> None:
 
 
 def trials(*arguments: str) -> None:
-    """Run the long trials: two at a time, then those that need the machine for themselves."""
+    """Run the long trials: chaos, the whole demo, every scenario."""
     setup()
-    pytest = [str(BIN / "python"), "-m", "pytest"]
-    run([*pytest, "-m", "trial and not alone", "-n", "2", "--dist", "worksteal", *arguments])
-    run([*pytest, "-m", "trial and alone", *arguments])
+    workers = [] if any(a.startswith("-n") for a in arguments) else ["-n", "2", "--dist", "loadgroup"]
+    run([str(BIN / "python"), "-m", "pytest", "-m", "trial", *workers, *arguments])
 
 
 def lint() -> None:

@@ -16,11 +16,11 @@ MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
 
 
 def pytest_collection_modifyitems(items):
-    """Whole fleets need the machine for themselves."""
+    """Of whole fleets two run at the same time at most: a scenario, and another one."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents and item.get_closest_marker("trial"):
-            item.add_marker(pytest.mark.alone)
+            item.add_marker(pytest.mark.xdist_group("scenarios" if item.path.stem == "test_scenarios" else "fleets"))
 
 
 @pytest.fixture

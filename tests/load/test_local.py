@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -15,12 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from temporalio.client import Client
 
 from fleet import settings
-from fleet.client import FleetClient
-from fleet.contracts.runs import Outcome
 from fleet.errors import BadInput, FleetError
-from load.faults import Faults, check, rss_mb
+from load.faults import Faults
 from load.local import LocalFleet, Plan, parse_pools
-from load.providers import Ledgers
 from load.trial import Fault
 from ratelimit.limiter import Limiter
 from workers.embedded import Endpoints
@@ -155,44 +151,3 @@ async def test_with_sentinels_the_quotas_are_theirs_and_survive_the_primary(tmp_
     assert all(0.5 < mark.until - mark.at < 30 for mark in faults.marks)
     _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - children, timeout=10)
     assert alive == []
-
-
-@pytest.mark.trial
-@pytest.mark.timeout(300)
-async def test_agents_complete_once_while_processes_networks_and_providers_fail(tmp_path):
-    text, count = re.subn(r'rate = "90k/m", burst = "15k"', 'rate = "240k/m", burst = "15k"', MANIFEST.read_text())
-    assert count
-    manifest = tmp_path / "roomy.toml"
-    manifest.write_text(text)
-    plan = Plan(folder=tmp_path, manifest=manifest, pools=parse_pools("llm=2"), own_ledger=True, proxied=True)
-    timeline = [
-        Fault(at_s=0.5, kind="redis_delay", for_s=3, more={"delay_s": 0.05}),
-        Fault(at_s=1, kind="kill", target="llm"),
-        Fault(at_s=2, kind="freeze", target="search", for_s=3),
-        Fault(at_s=3, kind="temporal_cut", for_s=3),
-        Fault(at_s=4, kind="redis_cut", for_s=3, more={"silent": True}),
-        Fault(at_s=5, kind="provider", target="openai", for_s=3, more={"fault": {"status": 503}}),
-        Fault(at_s=7, kind="temporal_delay", for_s=3, more={"delay_s": 0.1}),
-        Fault(at_s=9, kind="redis_down", for_s=1),
-        Fault(at_s=11, kind="temporal_cut", for_s=4, more={"silent": True}),
-        Fault(at_s=12, kind="temporal_down", for_s=1),
-    ]
-    modules = ("heapq", "json", "ftplib", "ssl", "csv", "glob", "shutil", "bisect")
-    async with LocalFleet(plan, settings.load()) as fleet:
-        check(timeline, fleet, 15)
-        await fleet.workers_ready()
-        assert len(rss_mb(fleet)) == 5
-        client = FleetClient(await Client.connect(fleet.endpoints.temporal), fleet.manifest)
-        goals = [f"What does the module {one} do? E-mail the brief to {one}@example.com." for one in modules]
-        runs = [await client.start("researcher", goal) for goal in goals]
-        faults = Faults(fleet, timeline, seed=1)
-        await faults.strike(time.time())
-        assert len(faults.marks) == len(timeline)
-        assert all(mark.until - mark.at < 20 for mark in faults.marks)
-        async with asyncio.timeout(200):
-            ended = await asyncio.gather(*(client.result(run) for run in runs))
-        ledgers = Ledgers(fleet.simulators["http"])
-        mail = await ledgers.mail()
-        await ledgers.aclose()
-    assert [one.outcome for one in ended] == [Outcome.COMPLETED] * len(modules)
-    assert mail == {"delivered": len(modules), "unique": len(modules), "duplicates": 0}

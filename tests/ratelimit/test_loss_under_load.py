@@ -29,7 +29,7 @@ QUOTA = Quota(
 )
 AGENTS, CALLS = 40, 20
 
-pytestmark = [pytest.mark.trial, pytest.mark.alone]
+pytestmark = [pytest.mark.trial, pytest.mark.xdist_group("fleets")]
 
 
 @asynccontextmanager
