@@ -11,7 +11,7 @@ import typer
 
 from fleet.cli import output
 from fleet.cli.options import JsonOption, ManifestOption
-from fleet.errors import BadInput
+from fleet.errors import BadInput, FleetError
 
 if TYPE_CHECKING:
     from fleet.manifest import Manifest
@@ -104,7 +104,7 @@ def run(
 ) -> None:
     """Run a scenario on an embedded stack and give a verdict. The exit code is 0 only if every oracle holds."""
     from fleet import settings as environment
-    from load import harness, replay, scenario
+    from load import harness, scenario
     from load.plants import PLANTS
     from load.view import View
 
@@ -117,6 +117,8 @@ def run(
         if one not in PLANTS:
             raise BadInput(f"--plant {one}: there are: {', '.join(PLANTS)}")
     wanted = _modes(modes)
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise BadInput(f"--keep {keep}: is not empty: runs of an earlier trial would go on in this one")
     settings = environment.load()
     folder = out or settings.state_dir / "load" / f"{found.name}-{asked.seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     reports: dict[str, Report] = {}
@@ -127,30 +129,33 @@ def run(
         probe_s=probe,
         plants=tuple(plant or ()),
         keep=keep,
-        command=_command(found.name if name == found.name else name, asked, wanted),
+        command=_command(name, asked, wanted, plant or [], manifest),
     )
     for mode in wanted:
         view = View(quiet=json)
         try:
             # the first one has measured what runs cost, and what the quotas must be
-            order = replace(order, mode=mode, keep=keep / mode if keep and len(wanted) > 1 else keep)
+            there = folder / mode if len(wanted) > 1 else folder
+            order = replace(order, mode=mode, out=there, keep=keep / mode if keep and len(wanted) > 1 else keep)
             done = asyncio.run(harness.run(order, settings, view))
+        except FleetError as error:
+            if not reports:
+                raise
+            # what the modes before have shown is told all the same
+            output.problem(f"--modes: {mode}: {error}")
+            break
         finally:
             view.close()
-        there = folder / mode if len(wanted) > 1 else folder
-        reports[mode] = done.report
-        done.report.write(there)
-        replay.write(there / replay.FILE, done.reservations)
-        _write(there / "fleet.toml", done.manifest)
-        order = replace(order, given=done.measured)
-        if reports[mode].interrupted:
+        reports[mode], order = done.report, replace(order, given=done.measured)
+        if done.report.interrupted:
             break
     raise typer.Exit(_told(reports, folder, json=json))
 
 
-def _command(name: str, asked: "Parameters", modes: list[str]) -> list[str]:
+def _command(name: str, asked: "Parameters", modes: list[str], plants: list[str], manifest: Path | None) -> list[str]:
     """What repeats the trial."""
-    found = ["fleet", "load", "run", name]
+    found = ["fleet", "load", "run", name, *(f"--plant={plant}" for plant in plants)]
+    found += ["--manifest", str(manifest)] if manifest else []
     for key, value in asked.model_dump(by_alias=True, exclude_defaults=True).items():
         found += ["-o", f"{key}={value}"]
     return [*found, "--modes", ",".join(modes)] if len(modes) > 1 else found

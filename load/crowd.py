@@ -11,6 +11,7 @@ from fleet.errors import BadInput
 from fleet.manifest import Manifest
 from fleet.tables import APPROVALS_POOL
 from load.trial import Arrival
+from load.workload import Call
 
 DOMAIN = "example.com"
 APPROVER = f"approver@{DOMAIN}"
@@ -42,6 +43,8 @@ class Cost:
     activities: int = 0
     took_s: float = 0.0
     """With nobody else there."""
+    profile: tuple[Call, ...] = ()
+    """Its calls that are charged to a quota, for the planner."""
 
 
 def agents(manifest: Manifest) -> dict[str, Any]:

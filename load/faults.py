@@ -360,6 +360,11 @@ class _Blow:
         self._lasts = fault.kind != "kill"
 
     @property
+    def _scope(self) -> str:
+        """Whose provider fails."""
+        return self.fault.target if self.fault.kind == "provider" else ""
+
+    @property
     def struck(self) -> bool:
         """There was something to hit, and it is not over."""
         return self._lasts and self._index is not None
@@ -367,14 +372,14 @@ class _Blow:
     def strikes(self, what: str) -> None:
         """Now."""
         now = time()
-        self._note(Mark(kind=self.fault.kind, what=what, at=now, until=now + self.fault.for_s))
+        self._note(Mark(kind=self.fault.kind, what=what, at=now, until=now + self.fault.for_s, scope=self._scope))
 
     def misses(self, why: str) -> None:
         """There was nothing to hit."""
         self._lasts = False
         if self._index is None:
             now = time()
-            self._note(Mark(kind=self.fault.kind, what=why, at=now, until=now))
+            self._note(Mark(kind=self.fault.kind, what=why, at=now, until=now, scope=self._scope))
         else:
             mark = self._marks[self._index]
             self._marks[self._index] = replace(mark, what=why, until=mark.at)

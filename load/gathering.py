@@ -16,7 +16,7 @@ from fleet.manifest import Manifest
 from load.crowd import Cost
 from load.offering import Runs, arrival_of
 from load.providers import Ledgers
-from load.replay import Reservation, Tokens
+from load.replay import Reservation, Tokens, runs_of
 from load.trial import Call, Ended
 
 AT_ONCE = 16
@@ -76,6 +76,21 @@ async def ends(client: FleetClient, runs: Runs) -> dict[str, Ended]:
         return arrival, Ended(outcome=result.outcome.value, at=runs.closed[arrival], reason=result.reason)
 
     return dict(await asyncio.gather(*(one(arrival) for arrival in runs.closed)))
+
+
+async def late(client: FleetClient, runs: Runs) -> None:
+    """Note the ends that Temporal's visibility has not told yet."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(arrival: str, run_id: str) -> None:
+        async with gate:
+            info = await client.info(run_id)
+        if info.closed_at is not None:
+            runs.started.setdefault(arrival, info.started_at.timestamp())
+            runs.closed.setdefault(arrival, info.closed_at.timestamp())
+
+    known = dict(runs.ids)
+    await asyncio.gather(*(one(arrival, run_id) for arrival, run_id in known.items() if arrival not in runs.closed))
 
 
 async def story_of(client: FleetClient, run_id: str) -> Story:
@@ -177,4 +192,5 @@ def cost(rows: Mapping[str, Sequence[Call]], told: Story) -> Cost:
         # an effect is a child workflow with activities of its own
         activities=len(told.steps) + 2 * effects,
         took_s=took,
+        profile=tuple(call for run in runs_of(reservations([told])) for call in run.calls) if units else (),
     )

@@ -18,15 +18,14 @@ from fleet import manifest as manifests
 from fleet.client import FleetClient
 from fleet.errors import BadInput, FleetError
 from fleet.settings import Settings
-from load import crowd, merging, sizing
+from load import crowd, merging, replay, sizing
 from load.bench import engine
 from load.course import Course, Crew, Given
 from load.local import LocalFleet, Plan, parse_pools
 from load.modes import Mode, Setup, task_rates
 from load.providers import Ledgers
-from load.replay import Reservation
 from load.report import Report
-from load.scenario import Parameters, Scenario, Stage
+from load.scenario import Parameters, Scenario, Stage, staged
 from load.trial import Engine
 from load.view import View
 from workers.bootstrap import limiter
@@ -61,6 +60,8 @@ class Order:
     """Work in this folder and keep it. Default: a temporary one."""
     given: Given | None = None
     """What an earlier trial has measured."""
+    out: Path | None = None
+    """Folder of the report, the recorded calls, and the manifest with the quotas of the trial."""
     command: Sequence[str] = ()
     """That repeats it."""
 
@@ -70,10 +71,7 @@ class Done:
     """A trial that was run."""
 
     report: Report
-    reservations: Sequence[Reservation]
     measured: Given
-    manifest: str
-    """With the quotas of the trial, as TOML: what `fleet load replay` starts from."""
 
 
 async def run(order: Order, settings: Settings, view: View) -> Done:
@@ -99,7 +97,7 @@ async def run(order: Order, settings: Settings, view: View) -> Done:
 
 
 async def _staged(order: Order, settings: Settings, view: View, folder: Path, stopping: asyncio.Event) -> Done:
-    stage = order.scenario.stage(order.asked)
+    stage = staged(order.scenario, order.asked)
     manifest = prepared(order.manifest, folder / "load.toml", stage, order.given if order.mode != GLOBAL else None)
     pools = parse_pools(order.asked.pools)
     plan = Plan(
@@ -118,13 +116,12 @@ async def _staged(order: Order, settings: Settings, view: View, folder: Path, st
         )  # fmt: skip
         await unless(stopping, course.prepare())
         report = await course.run(stopping)
-        granted = prepared(order.manifest, folder / "granted.toml", stage, course.measured)
-        return Done(
-            report=report,
-            reservations=course.reservations,
-            measured=course.measured,
-            manifest=granted.read_text(encoding="utf-8"),
-        )
+        if order.out is not None:
+            # before the stage is taken down: whatever becomes of that, this is told
+            report.write(order.out)
+            replay.write(order.out / replay.FILE, course.reservations)
+            prepared(order.manifest, order.out / "fleet.toml", stage, course.measured)
+        return Done(report=report, measured=course.measured)
 
 
 @asynccontextmanager

@@ -86,6 +86,7 @@ class Looker:
         scopes = []
         for scope, snapshot in seen.items():
             counted = Counter(of_scope(summary, self._manifest, scope))
+            charged = of_scope(summary, self._manifest, scope, "charged")
             used = {name: 1 - one.level / one.burst for name, one in snapshot.limits.items() if one.burst > 0}
             tightest = max(used, key=lambda name: used[name], default="")
             scopes.append(
@@ -97,6 +98,8 @@ class Looker:
                     calls=counted["ok"],
                     refused=counted["429"],
                     pace=snapshot.pace,
+                    charged=charged,
+                    rates={name: one.rate for name, one in self._quotas[scope].items()},
                 )
             )
         elapsed = look.at - self._began

@@ -30,6 +30,10 @@ STARVED_SHARE = 0.2
 STARVED_FOR_S = 15.0
 
 
+Took = Callable[[], None]
+"""Called once the misbehaviour has taken effect: a plant that never did proves nothing."""
+
+
 class Crew(Protocol):
     """What a plant works with."""
 
@@ -50,13 +54,20 @@ class Crew(Protocol):
         """The limiter."""
 
 
-async def lost(crew: Crew, runs: Runs) -> None:
+async def lost(crew: Crew, runs: Runs, took: Took) -> None:
     """Terminates a run, as an operator's mistake would: `nothing_lost`."""
-    arrival = await _arrived(runs, lambda a: a.run_id in runs.ids and a.run_id not in runs.closed)
-    await crew.client.terminate(runs.ids[arrival.run_id], "planted")
+    tried: set[str] = set()
+    while True:
+        arrival = await _arrived(runs, lambda a: a.run_id in runs.ids and a.run_id not in {*runs.closed, *tried})
+        tried.add(arrival.run_id)
+        # it may have ended meanwhile: the next one
+        with suppress(FleetError):
+            await crew.client.terminate(runs.ids[arrival.run_id], "planted")
+            took()
+            return
 
 
-async def twice(crew: Crew, runs: Runs) -> None:
+async def twice(crew: Crew, runs: Runs, took: Took) -> None:
     """Mails an address a second time, as a worker without a ledger would: `nothing_twice`."""
     arrival = await _arrived(runs, lambda a: a.mails_to is not None)
     message = EmailMessage()
@@ -68,9 +79,10 @@ async def twice(crew: Crew, runs: Runs) -> None:
             relay.send_message(message)
 
     await asyncio.to_thread(send)
+    took()
 
 
-async def overrun(crew: Crew, runs: Runs) -> None:
+async def overrun(crew: Crew, runs: Runs, took: Took) -> None:
     """Calls the model past the limiter, as a worker with a private key ring would: `overrun`, `refusals_429`."""
     await _arrived(runs, lambda a: True)
     scope = _model(crew)
@@ -78,24 +90,27 @@ async def overrun(crew: Crew, runs: Runs) -> None:
 
         async def flood(number: int) -> None:
             for _ in range(FLOOD_CALLS // FLOOD_AT_ONCE):
-                await http.post(
+                answer = await http.post(
                     "/v1/chat/completions",
                     json={"model": scope.partition("/")[2], "messages": [{"role": "user", "content": "planted"}]},
                     headers={"authorization": f"Bearer {SIM_KEY}", "x-client-request-id": f"planted-{number}/0/1"},
                 )
+                if answer.status_code == httpx2.codes.TOO_MANY_REQUESTS:
+                    took()
 
         await asyncio.gather(*(flood(number) for number in range(FLOOD_AT_ONCE)))
 
 
-async def idle(crew: Crew, runs: Runs) -> None:
+async def idle(crew: Crew, runs: Runs, took: Took) -> None:
     """Halves the limiter's quota, as a stale configuration would: `utilisation`, `waits`."""
     await _arrived(runs, lambda a: True)
     quota = await crew.shared.quota(_model(crew))
     assert quota is not None
     await crew.shared.configure(replace(quota, headroom=quota.headroom * IDLE_SHARE), by="plant", reason="idle")
+    took()
 
 
-async def starve(crew: Crew, runs: Runs) -> None:
+async def starve(crew: Crew, runs: Runs, took: Took) -> None:
     """Pauses every fifth run for a while, as an unfair line would: `fairness_agents`."""
     await _arrived(runs, lambda a: True)
     held: set[str] = set()
@@ -104,6 +119,7 @@ async def starve(crew: Crew, runs: Runs) -> None:
         # it may have ended meanwhile
         with suppress(FleetError):
             await crew.client.pause(run_id, "planted")
+            took()
             await asyncio.sleep(STARVED_FOR_S)
             await crew.client.resume(run_id)
 
@@ -118,7 +134,7 @@ async def starve(crew: Crew, runs: Runs) -> None:
             await asyncio.sleep(LOOK_S)
 
 
-PLANTS: dict[str, Callable[[Crew, Runs], Awaitable[None]]] = {
+PLANTS: dict[str, Callable[[Crew, Runs, Took], Awaitable[None]]] = {
     "lost": lost,
     "twice": twice,
     "overrun": overrun,

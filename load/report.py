@@ -50,6 +50,8 @@ class Report:
     quotas: Mapping[str, Mapping[str, Any]]
     series: Series
     engine: Engine | None = None
+    forecast: Mapping[str, float] | None = None
+    """What the planner said before the load: `finished_s`, `took_p50_s`, `took_p99_s`. None: nothing."""
     marks: Sequence[Mark] = ()
     interrupted: bool = False
     command: Sequence[str] = ()
@@ -89,6 +91,7 @@ class Report:
                 "parameters": plain(dict(self.parameters)),
                 "quotas": {scope: dict(quota) for scope, quota in self.quotas.items()},
                 "engine": self._engine(),
+                "forecast": dict(self.forecast) if self.forecast else None,
                 "marks": [
                     {
                         "kind": mark.kind,
@@ -145,6 +148,7 @@ def summed(
     command: Sequence[str] = (),
     meanings: Mapping[str, str] | None = None,
     waits: Mapping[str, Sequence[float]] | None = None,
+    forecast: Mapping[str, float] | None = None,
     interrupted: bool = False,
 ) -> Report:
     """Draw a report from the evidence and what the oracles found.
@@ -159,6 +163,7 @@ def summed(
         meanings: what each oracle asks, by name.
         waits: seconds that each call waited for its permit, by scope. A scope without has those of the line that
             the looks saw.
+        forecast: of the planner, from before the load.
         interrupted: runs were not given the time to end, as the evidence may say as well: they are open, not lost.
     """
     evidence = replace(evidence, interrupted=evidence.interrupted or interrupted)
@@ -176,6 +181,7 @@ def summed(
         },
         series=series(evidence),
         engine=evidence.engine,
+        forecast=forecast,
         marks=sorted(evidence.marks, key=lambda mark: mark.at),
         interrupted=evidence.interrupted,
         command=command or ("fleet", "load", "run", scenario, "--seed", str(seed)),

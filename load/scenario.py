@@ -156,10 +156,12 @@ class Ground:
             mix: agents by weight; default: what was asked for.
             tenants: by weight. Default: one.
             priorities: drawn evenly.
-            part: tells arrivals of several calls apart.
+            part: tells arrivals of several calls apart. A part keeps its shape, whatever was asked for.
         """
         dice = random.Random(f"{asked.seed}/{part}")
-        times = (shapes.parse(asked.shape, count=asked.agents, for_s=asked.for_s) if asked.shape else shape).times(dice)
+        if asked.shape and not part:
+            shape = shapes.parse(asked.shape, count=asked.agents, for_s=asked.for_s)
+        times = shape.times(dice)
         return crowd.arrivals(
             self.manifest,
             times,
@@ -186,7 +188,8 @@ class Ground:
             self.manifest,
             demand,
             largest=sizing.largest(self.costs.values()),
-            over_s=over_s or asked.for_s,
+            # a shape that was asked for may last longer
+            over_s=over_s or max([asked.for_s, *(a.at_s for a in arrivals if asked.shape)]),
             pressure=asked.pressure,
             scale=asked.scale,
             burst_s=asked.burst_s,
@@ -217,7 +220,7 @@ class Scenario:
         for name in ("Parameters", "plan"):
             if not hasattr(module, name):
                 raise BadInput(f"{path}: is no scenario: it defines no `{name}` (see docs/load.md)")
-        if not issubclass(module.Parameters, Parameters):
+        if not (isinstance(module.Parameters, type) and issubclass(module.Parameters, Parameters)):
             raise BadInput(f"{path}: its `Parameters` must derive from `load.scenario.Parameters`")
         return cls(
             name=path.stem,
@@ -284,6 +287,21 @@ def find(name: str) -> Scenario:
     return Scenario.of(module, path)
 
 
+def staged(scenario: Scenario, asked: Parameters) -> Stage:
+    """The scenario's stage.
+
+    Raises:
+        BadInput: the scenario fails.
+    """
+    try:
+        found = scenario.stage(asked)
+    except Exception as error:  # noqa: BLE001 - a user's own code
+        raise BadInput(f"{_place(scenario.path, error)}: {type(error).__name__}: {_line(error)}") from None
+    if not isinstance(found, Stage):
+        raise BadInput(f"{scenario.path}: `stage` returns {type(found).__name__}, not a load.scenario.Stage")
+    return found
+
+
 def planned(scenario: Scenario, asked: Parameters, ground: Ground) -> Trial:
     """The scenario's plan.
 
@@ -296,12 +314,25 @@ def planned(scenario: Scenario, asked: Parameters, ground: Ground) -> Trial:
         raise
     except Exception as error:  # noqa: BLE001 - a user's own code
         raise BadInput(f"{_place(scenario.path, error)}: {type(error).__name__}: {_line(error)}") from None
+    if not isinstance(trial, Trial):
+        raise BadInput(f"{scenario.path}: `plan` returns {type(trial).__name__}, not a load.scenario.Trial")
     if not trial.arrivals:
         raise BadInput(f"{scenario.path}: plans no arrivals")
     if not trial.oracles:
         raise BadInput(f"{scenario.path}: names no oracle: it could not fail")
+    if strange := [one for one in trial.oracles if isinstance(one, type) or not hasattr(one, "judge")]:
+        raise BadInput(f"{scenario.path}: {strange[0]!r} is no oracle: make one, as in oracles.NothingLost()")
+    if len({arrival.run_id for arrival in trial.arrivals}) < len(trial.arrivals):
+        raise BadInput(
+            f"{scenario.path}: two arrivals have the same run id: give each `ground.offer` a `part` of its own"
+        )
+    if unknown := {arrival.agent for arrival in trial.arrivals} - ground.costs.keys():
+        told = f"agents arrive that were not rehearsed: {', '.join(sorted(unknown))}"
+        raise BadInput(f"{scenario.path}: {told}: name them in the mix, or as the stage's `cast`")
+    if unknown := trial.quotas.keys() - set(ground.manifest.scopes()):
+        raise BadInput(f"{scenario.path}: quotas of unknown scopes: {', '.join(sorted(unknown))}")
     # a shape that was asked for may last longer
-    return replace(trial, load_s=max(trial.load_s, *(arrival.at_s for arrival in trial.arrivals)))
+    return replace(trial, load_s=max([trial.load_s, *(arrival.at_s for arrival in trial.arrivals)]))
 
 
 def oracles(scenario: Scenario, manifest: Manifest) -> Sequence[Oracle]:

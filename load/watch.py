@@ -90,14 +90,14 @@ class Watch:
             sys.stderr.write(f"fleet: {head} · {scopes}\n")
 
 
-def of_scope(summary: dict[str, Any], manifest: Manifest, scope: str) -> dict[str, int]:
-    """Counts by outcome of one scope in the simulators' summary."""
+def of_scope(summary: dict[str, Any], manifest: Manifest, scope: str, what: str = "outcomes") -> dict[str, Any]:
+    """Counts by outcome of one scope in the simulators' summary, or its units `charged`."""
     provider, _, model = scope.partition("/")
     kind = manifest.providers[provider].kind
     entry = summary.get("providers", {}).get(kind, {})
     if kind in ("openai", "anthropic"):
         entry = entry.get("models", {}).get(model, {})
-    return dict(entry.get("outcomes", {}))
+    return dict(entry.get(what, {}))
 
 
 def _table(head: str, rows: list[tuple[str, ...]]) -> Table:

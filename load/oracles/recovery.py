@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from load.oracles.reading import Presence, finding, nothing, ours
@@ -51,8 +51,8 @@ class Recovery:
         if not any(good.values()):
             return nothing(self, "no call ever went through", ok=False)
         whole = _Whole(evidence, good)
-        worst, says = -1.0, ""
-        healthy_since, usual = evidence.began, None
+        worst, says, broken = -1.0, "", False
+        healthy_since, usual, since = evidence.began, None, None
         struck = _apart(marks)
         for number, group in enumerate(struck):
             at, until = group[0].at, max(mark.until for mark in group)
@@ -62,12 +62,18 @@ class Recovery:
                 usual = usual if usual[0] else None
             following = struck[number + 1][0].at if number + 1 < len(struck) else evidence.finished
             recovered = self._recovered(whole, usual or whole.ever(), until, following)
-            took = max(0.0, (following if recovered is None else recovered) - until)
+            # what the fault before has broken is this one's to mend as well
+            since = until if since is None else since
+            took = max(0.0, (following if recovered is None else recovered) - since)
             healthy_since = following if recovered is None else recovered
-            if took > worst:
+            last = number + 1 == len(struck)
+            broken = broken or (recovered is None and last and whole.presence.at(evidence.finished) > 0)
+            if took > worst or (broken and last):
                 never = "" if recovered is not None else ", not recovered when it ended or the next fault struck"
                 worst, says = took, f"{group[-1].what}, {at - evidence.began:.0f} s after the begin{never}"
-        return finding(self, worst, says)
+            since = since if recovered is None else None
+        found = finding(self, worst, says)
+        return replace(found, ok=False) if broken else found
 
     def _recovered(self, whole: "_Whole", usual: tuple[float, float], until: float, following: float) -> float | None:
         rate, crowd = usual

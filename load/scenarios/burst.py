@@ -7,7 +7,7 @@ from load.scenario import Ground, Seconds, Trial
 from load.scenario import Parameters as Usual
 from load.shapes import Burst
 
-SHORT = {"agents": 120, "for": 14}
+SHORT = {"agents": 120, "for": 13}
 
 
 class Parameters(Usual):

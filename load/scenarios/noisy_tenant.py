@@ -14,6 +14,7 @@ NOISY = "noisy"
 class Parameters(Usual):
     """The flood's own."""
 
+    agents: int = Field(default=100, ge=2, le=20_000, description="Runs that are offered.")
     mix: str = Field(default="load-caller", description="Agents by weight.")
     pressure: float = Field(default=2.0, gt=0, le=100, description="Offered load over what the quota grants meanwhile.")
     quiet: int = Field(default=3, ge=1, le=50, description="Tenants that behave.")
@@ -22,8 +23,8 @@ class Parameters(Usual):
 
 def plan(asked: Parameters, ground: Ground) -> Trial:
     """The flood comes at the begin, the others evenly and well within their shares."""
-    flood = max(1, round(asked.agents * asked.share))
-    rest = max(1, asked.agents - flood)
+    flood = min(asked.agents - 1, max(1, round(asked.agents * asked.share)))
+    rest = asked.agents - flood
     tenants = [f"quiet-{number + 1}" for number in range(asked.quiet)]
     quiet = ground.offer(
         asked, Constant(count=rest, for_s=asked.for_s), tenants=dict.fromkeys(tenants, 1.0), part="quiet"

@@ -7,7 +7,7 @@ from load.scenario import Ground, Stage, Trial
 from load.scenario import Parameters as Usual
 from load.shapes import Constant
 
-SHORT = {"agents": 120, "for": 6}
+SHORT = {"agents": 200, "for": 7}
 
 TENANTS = {"acme": 3.0, "globex": 2.0, "initech": 1.0}
 """Their weights. Each wants as much as the others, and more than its share."""

@@ -15,6 +15,7 @@ from load.providers import Ledgers
 MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Of whole fleets two run at the same time at most: a scenario, and another one."""
     here = Path(__file__).parent

@@ -568,8 +568,19 @@ def test_faults_that_overlap_are_one_and_those_before_a_recovery_are_held_agains
         Mark(kind="kill", what="three", at=BEGAN + 27, until=BEGAN + 27),
     ]
     found = Recovery(within_s=10).judge(steady(stopped=[(20, 36)], marks=marks))
-    assert found.value == pytest.approx(9, abs=1)
+    # counted from the first that was not recovered from
+    assert found.value == pytest.approx(12, abs=1)
     assert "three" in found.says
+
+
+def test_many_faults_do_not_hide_that_nothing_ever_recovered():
+    kills = [kill(at) for at in range(20, 80, 10)]
+    evidence = steady(marks=kills)
+    cut = {scope: [c for c in calls if c.at < BEGAN + 20] for scope, calls in evidence.calls.items()}
+    ends = {run: end for run, end in evidence.ended.items() if end.at < BEGAN + 20}
+    found = Recovery(within_s=70).judge(replace(evidence, calls=cut, ended=ends, finished=BEGAN + 80))
+    assert found.value == pytest.approx(60, abs=1)
+    assert not found.ok
 
 
 def test_with_fewer_runs_left_fewer_calls_will_do():
