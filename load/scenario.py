@@ -331,8 +331,18 @@ def planned(scenario: Scenario, asked: Parameters, ground: Ground) -> Trial:
         raise BadInput(f"{scenario.path}: {told}: name them in the mix, or as the stage's `cast`")
     if unknown := trial.quotas.keys() - set(ground.manifest.scopes()):
         raise BadInput(f"{scenario.path}: quotas of unknown scopes: {', '.join(sorted(unknown))}")
+    if any(_limits(fault.more.get("options")) for fault in trial.faults) or _limits(trial.providers):
+        told = "options of providers change limits: the oracles would judge by others"
+        raise BadInput(f"{scenario.path}: {told}; give them as `quotas`")
     # a shape that was asked for may last longer
     return replace(trial, load_s=max([trial.load_s, *(arrival.at_s for arrival in trial.arrivals)]))
+
+
+def _limits(patch: Any) -> bool:
+    """Whether a patch of the simulators' options changes what a provider grants."""
+    if not isinstance(patch, Mapping):
+        return False
+    return "limit" in patch or any(_limits(value) for value in patch.values())
 
 
 def oracles(scenario: Scenario, manifest: Manifest) -> Sequence[Oracle]:

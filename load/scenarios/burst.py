@@ -13,6 +13,9 @@ SHORT = {"agents": 120, "for": 13}
 class Parameters(Usual):
     """The burst's own."""
 
+    for_s: Seconds = Field(
+        default=60.0, alias="for", ge=1, le=86_400, description="In what time the quota grants all, at a pressure of 1."
+    )
     pressure: float = Field(
         default=1.0, gt=0, le=100, description="How often the quota must be spent until all are done."
     )

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from fleet.errors import BadInput
 from load import oracles
 from load.scenario import Ground, Schedules, Seconds, Trial
 from load.scenario import Parameters as Usual
@@ -14,6 +15,9 @@ class Parameters(Usual):
     """The schedules' own."""
 
     agents: int = Field(default=500, ge=1, le=5_000, description="Temporal Schedules, one run each.")
+    for_s: Seconds = Field(
+        default=60.0, alias="for", ge=1, le=86_400, description="In what time the quota grants all, at a pressure of 1."
+    )
     pressure: float = Field(
         default=1.0, gt=0, le=100, description="How often the quota must be spent until all are done."
     )
@@ -24,6 +28,8 @@ class Parameters(Usual):
 
 def plan(asked: Parameters, ground: Ground) -> Trial:
     """Every schedule fires once, at the begin of the load."""
+    if asked.shape:
+        raise BadInput(f"shape={asked.shape}: all schedules fire at one instant; spread them with -o jitter=5m")
     arrivals = ground.offer(asked, Burst(count=asked.agents, at_s=0.0, width_s=0.0))
     return Trial(
         arrivals=arrivals,

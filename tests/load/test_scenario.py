@@ -64,6 +64,12 @@ def test_a_broken_file_of_a_user_is_one_line(tmp_path, text, says):
     assert "\n" not in str(caught.value)
 
 
+def test_a_shape_means_nothing_where_all_come_at_once():
+    found = scenario.find("thundering_schedule")
+    with pytest.raises(BadInput, match="all schedules fire at one instant"):
+        scenario.planned(found, found.ask({"shape": "constant:5"}), None)
+
+
 def test_an_unknown_scenario_is_told_which_there_are():
     with pytest.raises(BadInput, match=r"no scenario 'nosuch': there are approval_backlog.*\./nosuch\.py"):
         scenario.find("nosuch")
