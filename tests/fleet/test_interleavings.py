@@ -31,7 +31,9 @@ ASKED = {"payee": "DE1", "amount": "120.50", "currency": "EUR", "reference": "r"
 EXPIRES_S = 5 * 86_400.0
 EXAMPLES = 25
 FORGOTTEN_S = 2.0
-ENDS_A_TOOL = ("search arrives", "effect finishes", "effect fails")
+ENDS_AN_EFFECT = ("effect finishes", "effect fails")
+ENDS_A_TOOL = ("search arrives", *ENDS_AN_EFFECT)
+ENDS_THE_RUN = ("stop", "cancel")
 ENDS_OF_ACTIVITIES = [
     f"activity_task_{how}_event_attributes" for how in ("completed", "failed", "timed_out", "canceled")
 ]
@@ -172,7 +174,7 @@ async def _play(
             if seconds and await _waits(run) and not fakes.busy:
                 await quiet(run)
                 await skip(client, seconds=seconds)
-            for together in _together(actions):
+            for together in _together(actions, released=fakes.effects_hold.is_set()):
                 await asyncio.gather(*(_act(run, fakes, seen, action) for action in together))
                 await _noted(client, run, fakes)
         for action in ("search arrives", "effect finishes"):
@@ -189,19 +191,21 @@ async def _play(
         await _check(client, run, fakes, seen, result)
 
 
-def _together(actions: list[Said | str]) -> list[list[Said | str]]:
+def _together(actions: list[Said | str], *, released: bool) -> list[list[Said | str]]:
     """What of one instant happens at once, on this server.
 
     Of a signal and an update that come together it delivers the update first and writes the signal first: the history
     cannot be replayed. So at one instant all verdicts are signals, or none is. Of a tool's end and its cancellation
-    that come together it loses the workflow task. So a tool's end comes by itself. Both are tried on the real server,
-    which does neither (test_approvals, test_effects_workflow).
+    that come together it loses the workflow task. So a tool's end comes by itself; and once effects are `released`,
+    which end as soon as a verdict or a resumption begins them, what ends the run comes by itself as well. Both are
+    tried on the real server, which does neither (test_approvals, test_effects_workflow).
     """
     way = next((action.signal for action in actions if isinstance(action, Said)), False)
     groups: list[list[Said | str]] = [[]]
     for action in actions:
-        if action in ENDS_A_TOOL:
+        if action in ENDS_A_TOOL or (released and action in ENDS_THE_RUN):
             groups += [[action], []]
+            released = released or action in ENDS_AN_EFFECT
         else:
             groups[-1].append(replace(action, signal=way) if isinstance(action, Said) else action)
     return [group for group in groups if group]
