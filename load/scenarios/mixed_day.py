@@ -10,7 +10,8 @@ from load.scenario import Ground, Humans, Seconds, Stage, Trial
 from load.scenario import Parameters as Usual
 from load.shapes import Wave
 
-SHORT = {"agents": 80, "for": 14, "pressure": 2, "waves": 1}
+# a quarter of a minute of quota is some forty calls: one more or less decides
+SHORT = {"agents": 80, "for": 14, "pressure": 2, "waves": 1, "used": 0.93}
 ASKING = frozenset({PETITIONER})
 """Agents that wait for humans, too."""
 TENANTS = {"acme": 3.0, "globex": 2.0, "initech": 1.0}
@@ -28,6 +29,7 @@ class Parameters(Usual):
         description="Agents by weight.",
     )
     pressure: float = Field(default=1.2, gt=0, le=100, description="Offered load over what the quota grants meanwhile.")
+    used: float = Field(default=0.97, gt=0, le=1, description="Least share of the quota that must be used in line.")
     waves: float = Field(default=3.0, gt=0, le=100, description="How often load rises and falls.")
 
 
@@ -60,7 +62,7 @@ def plan(asked: Parameters, ground: Ground) -> Trial:
             oracles.NothingTwice(),
             oracles.Overrun(),
             oracles.Refusals429(),
-            oracles.Utilisation(bound=0.97, scopes=(ground.model,), busy_from=ground.crowd(asked)),
+            oracles.Utilisation(bound=asked.used, scopes=(ground.model,), busy_from=ground.crowd(asked)),
             oracles.Drain(bound=1.25, without=ASKING),
             oracles.MemoryFlat(),
         ],

@@ -8,6 +8,7 @@ import os
 import platform
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from workers.corpus.documents import Document
@@ -15,6 +16,7 @@ from workers.corpus.stdlib_builtin import builtin_documents
 from workers.corpus.stdlib_render import heading, render
 
 MIN_CHARS = 400
+TRIES = 5
 _SKIPPED_FOLDERS = frozenset({
     "site-packages", "dist-packages", "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "encodings",
     "lib-dynload", "pydoc_data", "ensurepip",
@@ -42,11 +44,23 @@ def _module_documents(root: Path) -> Iterator[Document]:
                 yield from _module(path, path.relative_to(root))
 
 
+def _parsed(source: bytes) -> ast.Module:
+    """The tree of a module.
+
+    CPython before 3.12 counts the depth of all threads' trees together, and fails if another thread is parsing too
+    (https://github.com/python/cpython/issues/106905): the next try finds it done.
+    """
+    for _ in range(TRIES):
+        with suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
+
+
 def _module(path: Path, relative: Path) -> Iterator[Document]:
     parts = relative.parent.parts if relative.stem == "__init__" else relative.with_suffix("").parts
     name = ".".join(parts)
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = _parsed(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return
     docstring = ast.get_docstring(tree)

@@ -1,9 +1,11 @@
+import ast
 import subprocess
 import sys
 import time
 
 import pytest
 
+from workers.corpus import stdlib
 from workers.corpus.index import Corpus
 from workers.corpus.stdlib import MIN_CHARS, read_stdlib
 from workers.corpus.stdlib_render import heading
@@ -79,3 +81,17 @@ def test_the_default_corpus_answers_a_question(documents, tmp_path):
     with Corpus(tmp_path / "corpus.db") as corpus:
         corpus.add(documents.values())
         assert corpus.search("How do I merge sorted iterables with a priority queue?")[0].id == "python/heapq"
+
+
+def test_a_parser_that_trips_over_another_thread_is_asked_again(monkeypatch):
+    parse, tripped = ast.parse, []
+
+    def once(source):
+        if not tripped:
+            tripped.append(source)
+            raise SystemError("AST constructor recursion depth mismatch")
+        return parse(source)
+
+    monkeypatch.setattr(stdlib.ast, "parse", once)
+    assert stdlib._parsed(b'"""Said."""').body
+    assert tripped
