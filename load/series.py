@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from fleet.contracts.runs import Outcome
-from load.oracles.reading import Span, between, queued, turnarounds
+from load.oracles.reading import Span, between, quantile, queued, turnarounds
 from load.oracles.supply import Supply
 from load.trial import Call, Evidence, Look
 
@@ -313,4 +313,4 @@ def _line(evidence: Evidence, scope: str) -> list[float]:
 
 
 def _quantile(values: Sequence[float], share: float) -> float | None:
-    return round(values[min(len(values) - 1, int(share * len(values)))], 3) if values else None
+    return round(quantile(values, share), 3) if values else None

@@ -12,6 +12,7 @@ from fleet.history import Story
 from fleet.manifest import Manifest
 from fleet.rates import unit_of
 from load.local import LocalFleet
+from load.oracles.reading import quantile
 from load.providers import Ledgers
 from load.watch import Sample, of_scope
 from ratelimit.limiter import Limiter, Snapshot
@@ -131,8 +132,8 @@ def _quota(evidence: Evidence, scope: str) -> dict[str, Any]:
         "utilisation": round(used, 4),
         "queued_s": round(queued_s, 1),
         "script_calls_per_grant": round(counters.calls / counters.grants, 3) if counters.grants else 0.0,
-        "wait_p50_s": round(_quantile(waits, 0.5), 3),
-        "wait_p99_s": round(_quantile(waits, 0.99), 3),
+        "wait_p50_s": round(quantile(waits, 0.5), 3),
+        "wait_p99_s": round(quantile(waits, 0.99), 3),
     }
 
 
@@ -177,10 +178,6 @@ def _longest_queue(samples: Sequence[Sample]) -> tuple[float, float]:
         if sample.at - begin > best[1] - best[0]:
             best = (begin, sample.at)
     return best
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
 def print_verdict(found: Verdict) -> None:
