@@ -1,7 +1,16 @@
 """Agent definitions: from the manifest to the snapshot that a run carries."""
 
 from fleet.contracts.approvals import ApprovalRule
-from fleet.contracts.runs import AgentDefinition, AllowLists, Budget, CallPolicy, MemoryPolicy, Price, ToolBinding
+from fleet.contracts.runs import (
+    AgentDefinition,
+    AllowLists,
+    Budget,
+    CallPolicy,
+    ContextPolicy,
+    MemoryPolicy,
+    Price,
+    ToolBinding,
+)
 from fleet.contracts.tools import TOOLS
 from fleet.errors import BadInput
 from fleet.manifest import Manifest
@@ -47,6 +56,7 @@ def definition(manifest: Manifest, name: str) -> AgentDefinition:
             heartbeat_s=spec.policy.heartbeat.total_seconds(),
             schedule_to_close_s=spec.policy.call_deadline.total_seconds(),
             max_refusals=spec.policy.max_refusals,
+            continue_after=spec.policy.continue_after,
         ),
         max_output_tokens=spec.max_output_tokens,
         approvals=[_rule(rule) for rule in spec.approvals],
@@ -57,6 +67,14 @@ def definition(manifest: Manifest, name: str) -> AgentDefinition:
         allow=AllowLists(recipients=spec.allow.recipients, payees=spec.allow.payees),
         memory=_memory(manifest, spec.memory),
         price=price(manifest, spec.model),
+        context=ContextPolicy(
+            tokens=spec.context.tokens,
+            keep=spec.context.keep,
+            result_chars=spec.context.result_chars,
+            model=spec.context.model or "",
+            price=price(manifest, spec.context.model) if spec.context.model else None,
+            max_output_tokens=spec.context.max_output_tokens,
+        ),
     )
 
 

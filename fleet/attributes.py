@@ -8,18 +8,35 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
-from fleet.contracts.names import AGENT_ATTRIBUTE, SEARCH_ATTRIBUTES, TENANT_ATTRIBUTE
+from fleet.contracts import names
+from fleet.contracts.names import SEARCH_ATTRIBUTES
+from fleet.contracts.runs import RunInput
 from fleet.errors import BadInput, Unreachable
 
-_AGENT: Final = SearchAttributeKey.for_keyword(AGENT_ATTRIBUTE)
-_TENANT: Final = SearchAttributeKey.for_keyword(TENANT_ATTRIBUTE)
+AGENT: Final = SearchAttributeKey.for_keyword(names.AGENT_ATTRIBUTE)
+TENANT: Final = SearchAttributeKey.for_keyword(names.TENANT_ATTRIBUTE)
+STATUS: Final = SearchAttributeKey.for_keyword(names.STATUS_ATTRIBUTE)
+MODEL: Final = SearchAttributeKey.for_keyword(names.MODEL_ATTRIBUTE)
+WAITING: Final = SearchAttributeKey.for_keyword(names.WAITING_ATTRIBUTE)
+COST: Final = SearchAttributeKey.for_float(names.COST_ATTRIBUTE)
+KEYS: Final = (AGENT, TENANT, WAITING, STATUS, MODEL, COST)
 
+KINDS: Final = {
+    "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "Double": IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE,
+}
 _NOT_FOR_US: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
 
 
-def of_run(agent: str, tenant: str) -> TypedSearchAttributes:
+def of_run(run: RunInput) -> TypedSearchAttributes:
     """What a run is found by from its start."""
-    return TypedSearchAttributes([SearchAttributePair(_AGENT, agent), SearchAttributePair(_TENANT, tenant)])
+    pairs = [
+        SearchAttributePair(AGENT, run.agent.name),
+        SearchAttributePair(TENANT, run.tenant),
+        SearchAttributePair(MODEL, run.agent.model),
+        SearchAttributePair(STATUS, names.WORKING),
+    ]
+    return TypedSearchAttributes(pairs)
 
 
 async def missing(client: Client) -> list[str]:
@@ -30,7 +47,7 @@ async def missing(client: Client) -> list[str]:
 
     Raises:
         Unreachable: Temporal does not answer.
-        BadInput: one is there, but not as a keyword.
+        BadInput: one is there, but of another kind.
     """
     try:
         return await _missing(client)
@@ -44,11 +61,10 @@ async def _missing(client: Client) -> list[str]:
     listed = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
-    for name in SEARCH_ATTRIBUTES:
-        kind = listed.custom_attributes.get(name, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
-        if kind != IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD:
+    for name, kind in SEARCH_ATTRIBUTES.items():
+        if listed.custom_attributes.get(name, KINDS[kind]) != KINDS[kind]:
             raise BadInput(
-                f"search attribute {name!r} of namespace {client.namespace!r} is not a Keyword: remove it, or use"
+                f"search attribute {name!r} of namespace {client.namespace!r} is not a {kind}: remove it, or use"
                 " another namespace"
             )
     return [name for name in SEARCH_ATTRIBUTES if name not in listed.custom_attributes]
@@ -59,7 +75,7 @@ async def register(client: Client) -> list[str]:
 
     Raises:
         Unreachable: Temporal does not answer, or does not allow it.
-        BadInput: one is there, but not as a keyword.
+        BadInput: one is there, but of another kind.
     """
     try:
         wanted = await _missing(client)
@@ -68,8 +84,7 @@ async def register(client: Client) -> list[str]:
     if not wanted:
         return []
     request = AddSearchAttributesRequest(
-        namespace=client.namespace,
-        search_attributes=dict.fromkeys(wanted, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD),
+        namespace=client.namespace, search_attributes={name: KINDS[SEARCH_ATTRIBUTES[name]] for name in wanted}
     )
     try:
         await client.operator_service.add_search_attributes(request)

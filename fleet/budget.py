@@ -19,12 +19,11 @@ class Spent:
 
     def step(self, usage: Usage, price: Price | None) -> "Spent":
         """Add one call of the model."""
-        return replace(
-            self,
-            steps=self.steps + 1,
-            tokens=self.tokens + usage.total_tokens,
-            money=self.money + cost(price, usage),
-        )
+        return replace(self.more(usage, price), steps=self.steps + 1)
+
+    def more(self, usage: Usage, price: Price | None) -> "Spent":
+        """Add a call of a model that is no step."""
+        return replace(self, tokens=self.tokens + usage.total_tokens, money=self.money + cost(price, usage))
 
 
 def cost(price: Price | None, usage: Usage) -> Decimal:

@@ -14,22 +14,22 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
-from fleet import attributes, starting
+from fleet import attributes, deciding, starting, tracing
+from fleet.codec import data_converter
 from fleet.contracts import names
 from fleet.contracts.approvals import Approval, Verdict, run_of
-from fleet.contracts.runs import Outcome, RunResult, RunStatus, Told
-from fleet.errors import BadInput, UnknownRun, Unreachable
+from fleet.contracts.runs import Outcome, RunResult, RunStatus
+from fleet.errors import BadInput, PayloadLost, UnknownRun, Unreachable
 from fleet.manifest import Manifest
 from fleet.settings import Settings
-from fleet.tables import AGENTS_POOL, WEBHOOK_POOL
+from fleet.tables import AGENTS_POOL
 
 T = TypeVar("T")
 
@@ -39,8 +39,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}")
 LONGEST_MESSAGE = 10_000
 """Characters of what is said to a run."""
 
-DECIDE_WITHIN_S = 30.0
-"""How long a verdict waits for a worker of the agents' pool."""
+UNREADABLE = "(cannot be read here: its key or its store is missing)"
 
 STATES = {
     "running": "Running",
@@ -57,20 +56,24 @@ PATIENCE_S = 120.0
 _SDK_PATIENCE_S = 10.0
 
 
-async def connect(settings: Settings) -> Client:
+async def connect(settings: Settings, *, address: str | None = None, runtime: Runtime | None = None) -> Client:
     """Connect to Temporal: `TEMPORAL_*` and `temporal.toml`, else the embedded stack, else localhost:7233.
+
+    Payloads are compressed, encrypted and stored as the settings say (`fleet.codec`).
+
+    Args:
+        settings: where am I?
+        address: host and port of a server, whatever the environment says.
+        runtime: of the SDK. Default: the process's own; workers have one that tells Temporal that they live.
 
     Raises:
         Unreachable: nobody answers there.
+        BadInput: what Temporal's configuration, the keys or the store are set to cannot be.
     """
+    config: dict[str, Any] = target(settings) if address is None else {"target_host": address}
+    config["data_converter"] = data_converter(settings, embedded=is_embedded(settings, config))
     try:
-        config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
-    except (RuntimeError, ValueError, OSError) as error:
-        raise BadInput(f"Temporal's configuration cannot be read: {error}") from None
-    if not config.get("target_host"):
-        config["target_host"] = settings.dev().get("temporal") or "localhost:7233"
-    try:
-        return await Client.connect(**config)
+        return await Client.connect(**config, runtime=runtime, interceptors=tracing.interceptors())
     except (RuntimeError, RPCError) as error:
         # the transport's own words are a page of nested types
         why = "" if "Connect" in str(error) else f" ({str(error).splitlines()[0][:120]})"
@@ -78,6 +81,30 @@ async def connect(settings: Settings) -> Client:
             f"Temporal does not answer at {config['target_host']}{why}:"
             " start one with `fleet dev` or set TEMPORAL_ADDRESS"
         ) from None
+
+
+def target(settings: Settings) -> dict[str, Any]:
+    """What the SDK is told of where Temporal is: arguments of `Client.connect`.
+
+    Raises:
+        BadInput: the configuration cannot be read.
+    """
+    try:
+        config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
+    except (RuntimeError, ValueError, OSError) as error:
+        raise BadInput(f"Temporal's configuration cannot be read: {error}") from None
+    if not config.get("target_host"):
+        config["target_host"] = settings.dev().get("temporal") or "localhost:7233"
+    return config
+
+
+def is_embedded(settings: Settings, config: dict[str, Any] | None = None) -> bool:
+    """Whether that is the embedded stack of the state folder. Default: what `target` finds.
+
+    Raises:
+        BadInput: the configuration cannot be read.
+    """
+    return bool((config or target(settings))["target_host"] == settings.dev().get("temporal"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +119,13 @@ class RunInfo:
     """`running` or how it closed, in Temporal's words."""
     started_at: datetime
     closed_at: datetime | None
+    status: str = ""
+    """`working`, `approval`, `paused`, or its outcome; empty where the run began before that was told."""
+    waiting_for: str = ""
+    """`approval` or `resume`."""
+    model: str = ""
+    cost: float = 0.0
+    """Money spent on models, in the currency of the prices: as it was told last."""
 
     @property
     def duration_s(self) -> float:
@@ -136,7 +170,7 @@ class FleetClient:
             goal,
             tenant=tenant,
             priority=priority,
-            tell=[self._told(e) for e in dict.fromkeys(tell)],
+            tell=[starting.listener(self._manifest, e) for e in dict.fromkeys(tell)],
         )
         if run_id is not None and not RUN_ID.fullmatch(run_id):
             raise BadInput(f"run id {run_id[:80]!r}: must be letters, digits, _ . : -, at most 200")
@@ -150,7 +184,7 @@ class FleetClient:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 task_queue=self._manifest.task_queue(AGENTS_POOL),
                 **starting.told(run),
-                search_attributes=attributes.of_run(agent, tenant),
+                search_attributes=attributes.of_run(run),
             )
         except RPCError as error:
             if error.status is RPCStatusCode.INVALID_ARGUMENT and "earch attribute" in error.message:
@@ -161,15 +195,6 @@ class FleetClient:
                 raise BadInput(f"run {workflow_id!r} exists already: choose another id") from None
             raise
         return workflow_id
-
-    def _told(self, endpoint: str) -> Told:
-        spec = self._manifest.endpoints.get(endpoint)
-        webhooks = [name for name, other in self._manifest.endpoints.items() if other.kind == "webhook"]
-        if spec is None or spec.kind != "webhook":
-            raise BadInput(f"{endpoint!r} is no webhook endpoint; there are: {', '.join(webhooks) or 'none'}")
-        if WEBHOOK_POOL not in self._manifest.pools:
-            raise BadInput(f"endpoint {endpoint!r} cannot be told: the manifest has no [pools.{WEBHOOK_POOL}]")
-        return Told(endpoint=endpoint, task_queue=self._manifest.task_queue(WEBHOOK_POOL))
 
     def handle(self, run_id: str) -> WorkflowHandle[Any, RunResult]:
         """Temporal's handle of the run."""
@@ -182,14 +207,21 @@ class FleetClient:
             BadInput: Temporal does not understand the query.
         """
         asked = query
-        query = f"WorkflowType = '{names.AGENT_WORKFLOW}'"
+        # of a run that has continued as new, or was reset, only the last execution
+        query = f"WorkflowType = '{names.AGENT_WORKFLOW}' AND ExecutionStatus != 'ContinuedAsNew'"
         if state:
             query += f" AND ExecutionStatus = '{STATES[state]}'"
         if asked:
             query += f" AND ({asked})"
         try:
-            async for execution in self.temporal.list_workflows(query, limit=limit):
+            seen: set[str] = set()
+            async for execution in self.temporal.list_workflows(query):
+                if execution.id in seen:
+                    continue
+                seen.add(execution.id)
                 yield await _info(execution)
+                if len(seen) >= limit:
+                    break
         except RPCError as error:
             raise _of_query(asked, error) from None
 
@@ -311,23 +343,13 @@ class FleetClient:
             Unreachable: nobody answers in time; it may still be taken.
         """
         run_id = run_of(verdict.approval_id)
-        handle = self.temporal.get_workflow_handle(run_id)
-        update = handle.execute_update(names.DECIDE_UPDATE, verdict, result_type=Approval)
         try:
-            decided: Approval = await asyncio.wait_for(update, DECIDE_WITHIN_S)
-        except WorkflowUpdateFailedError as refused:
-            raise BadInput(getattr(refused.cause, "message", "") or str(refused.cause)) from None
-        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            raise Unreachable(
-                f"no worker of the agents' pool has answered within {DECIDE_WITHIN_S:g} s: look at"
-                f" `fleet approvals show {verdict.approval_id}` before deciding again"
-            ) from None
+            return await deciding.decide(self.temporal, verdict)
+        except deciding.Ended:
+            info = await self.info(run_id)
+            raise BadInput(f"run {run_id!r} has ended already ({info.state}): too late") from None
         except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                info = await self.info(run_id)
-                raise BadInput(f"run {run_id!r} has ended already ({info.state}): too late") from None
             raise _about(run_id, error) from None
-        return decided
 
     async def running(self, query: str) -> list[str]:
         """Ids of running runs that a visibility query names, as `Agent="payer" AND Tenant="acme"`.
@@ -337,7 +359,7 @@ class FleetClient:
         """
         if not query.strip():
             raise BadInput('the query is empty: write as in Agent="payer" AND Tenant="acme"')
-        whole = f"WorkflowType = '{names.AGENT_WORKFLOW}' AND ExecutionStatus = 'Running' AND ({query})"
+        whole = f"{names.RUNNING_RUNS} AND ({query})"
         try:
             return [execution.id async for execution in self.temporal.list_workflows(whole)]
         except RPCError as error:
@@ -360,15 +382,25 @@ class FleetClient:
 
 
 async def _info(execution: WorkflowExecution) -> RunInfo:
-    memo = await execution.memo()
+    try:
+        memo = await execution.memo()
+    except PayloadLost:
+        # it can be stopped all the same
+        memo = {names.GOAL_MEMO: UNREADABLE}
+    shown = execution.typed_search_attributes
+    began = memo.get(names.BEGAN_MEMO)
     return RunInfo(
         id=execution.id,
-        agent=str(memo.get(names.AGENT_MEMO, "")),
+        agent=str(memo.get(names.AGENT_MEMO) or shown.get(attributes.AGENT, "")),
         goal=str(memo.get(names.GOAL_MEMO, "")),
-        tenant=str(memo.get(names.TENANT_MEMO, "")),
+        tenant=str(memo.get(names.TENANT_MEMO) or shown.get(attributes.TENANT, "")),
         state=execution.status.name.lower() if isinstance(execution.status, WorkflowExecutionStatus) else "unknown",
-        started_at=execution.start_time,
+        started_at=datetime.fromisoformat(began) if isinstance(began, str) else execution.start_time,
         closed_at=execution.close_time,
+        status=shown.get(attributes.STATUS, ""),
+        waiting_for=shown.get(attributes.WAITING, ""),
+        model=shown.get(attributes.MODEL, ""),
+        cost=shown.get(attributes.COST, 0.0),
     )
 
 
@@ -381,7 +413,7 @@ async def _patiently(call: Callable[[], Awaitable[RunResult]]) -> RunResult:
         try:
             return await call()
         except RPCError as error:
-            if error.status is not RPCStatusCode.UNAVAILABLE:
+            if not _away(error):
                 raise
             failed_at = loop.time()
             # the SDK itself tries for ten seconds: a call that took longer had been answered
@@ -390,6 +422,12 @@ async def _patiently(call: Callable[[], Awaitable[RunResult]]) -> RunResult:
             if failed_at - lost_at > PATIENCE_S:
                 raise
             await asyncio.sleep(1)
+
+
+def _away(error: RPCError) -> bool:
+    # a connection that breaks while an answer is waited for has no better name
+    broken = error.status is RPCStatusCode.UNKNOWN and "transport error" in error.message
+    return error.status is RPCStatusCode.UNAVAILABLE or broken
 
 
 def _about(run_id: str, error: RPCError) -> Exception:

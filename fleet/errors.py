@@ -2,6 +2,7 @@
 
 FleetError
 ├── BadInput        the caller must change something: value, bound and fix in one line
+├── PayloadLost     content of a run cannot be read here: which key or store is missing
 ├── Unreachable     a component does not answer: which one, where, and what to do
 └── UnknownRun      no run of that id
 """
@@ -13,6 +14,10 @@ class FleetError(Exception):
 
 class BadInput(FleetError):
     """A value was refused. The text names the value, the bound and the fix."""
+
+
+class PayloadLost(FleetError):
+    """A payload cannot be read here: its key or its store is missing, or it was changed."""
 
 
 class Unreachable(FleetError):

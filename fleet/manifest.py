@@ -22,6 +22,7 @@ from fleet.tables import (
     Provider,
     TenantSpec,
 )
+from fleet.tables_schedules import ScheduleEntry
 
 
 class Manifest(Table):
@@ -39,6 +40,8 @@ class Manifest(Table):
     approvals: ApprovalsSpec = ApprovalsSpec()
     prices: dict[str, PriceSpec] = Field(default_factory=dict)
     """What models cost."""
+    schedules: dict[str, ScheduleEntry] = Field(default_factory=dict)
+    """Runs that Temporal starts by the clock."""
 
     @property
     def max_active(self) -> int | None:

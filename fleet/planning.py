@@ -49,6 +49,11 @@ def opening(agent: AgentDefinition, goal: str, mark: str) -> list[Message]:
     return [Message(role=Role.SYSTEM, content=system), Message(role=Role.USER, content=goal)]
 
 
+def unmarked(content: str, mark: str) -> str:
+    """The text without the run's mark: nothing in it opens or closes a fence."""
+    return content.replace(mark, "")
+
+
 def marked(content: str, mark: str, *, tag: str = "found") -> str:
     """Strangers' text as the model sees it."""
     return f'<{tag} id="{mark}">\n{content}\n</{tag} id="{mark}">'

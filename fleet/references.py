@@ -9,6 +9,7 @@ from fleet.conditions import BadCondition, check, is_pattern
 from fleet.contracts.tools import TOOLS, WEBHOOK_SEND
 from fleet.rates import SCOPE, UNITS, unit_of
 from fleet.tables import AGENTS_POOL, APPROVALS_POOL, LLM_POOL, MEMORY_POOL, POOLS, REFERENCE, WEBHOOK_POOL
+from fleet.tables_schedules import schedule_references
 
 
 def references(raw: dict[str, Any]) -> Iterator[str]:
@@ -27,6 +28,7 @@ def references(raw: dict[str, Any]) -> Iterator[str]:
         if kind not in ("openai", "anthropic"):
             yield f'prices."{model}": there is no [providers.{model.partition("/")[0]}] of kind openai or anthropic'
     yield from _money(raw)
+    yield from schedule_references(raw)
     approvals = _table(raw, "approvals")
     yield from _notified("approvals", approvals, _list(approvals, "approvers"), _table(raw, "endpoints"))
 
@@ -34,7 +36,7 @@ def references(raw: dict[str, Any]) -> Iterator[str]:
 def _money(raw: dict[str, Any]) -> Iterator[str]:
     """Money is counted only where every model has a price, and added only where all are in one currency."""
     agents, tenants, prices = _table(raw, "agents"), _table(raw, "tenants"), _table(raw, "prices")
-    models = dict.fromkeys(str(_table(agents, name).get("model")) for name in agents)
+    models = dict.fromkeys(model for name in agents for _, model in _models(_table(agents, name)))
     daily = [name for name in tenants if "money" in _table(_table(tenants, name), "daily")]
     for tenant in daily:
         for model in models:
@@ -106,8 +108,19 @@ def _pool_references(providers: dict[str, Any], pools: dict[str, Any]) -> Iterat
         elif kind not in kinds:
             yield f"pools.{pool}.provider: providers.{provider} is of kind {kind!r}, not one of {', '.join(kinds)}"
     yield from _without_effect(pools)
+    yield from _shared_queues(pools)
     if AGENTS_POOL not in pools:
         yield f"pools.{AGENTS_POOL}: is required: it runs the workflows"
+
+
+def _shared_queues(pools: dict[str, Any]) -> Iterator[str]:
+    taken: dict[str, str] = {}
+    for pool in pools:
+        queue = str(_table(pools, pool).get("task_queue") or pool)
+        # its versions would be one Worker Deployment, named as `fleet.versions.deployment_of` says
+        other = taken.setdefault(re.sub("[.:]", "-", queue), pool)
+        if other != pool:
+            yield f"pools.{pool}.task_queue: {queue!r} is that of pools.{other} too (`.`, `:` and `-` count as one)"
 
 
 def _without_effect(pools: dict[str, Any]) -> Iterator[str]:
@@ -126,12 +139,19 @@ _SEARCH_KINDS = ("corpus", "searxng", "brave", "tavily")
 _MAIL_KINDS = ("smtp", "resend")
 
 
+def _models(agent: dict[str, Any]) -> list[tuple[str, str]]:
+    """The models that an agent calls, each with where it is named."""
+    summing_up = _table(agent, "context").get("model")
+    return [("model", str(agent.get("model", ""))), *([("context.model", str(summing_up))] if summing_up else [])]
+
+
 def _agent_references(
     name: str, agent: dict[str, Any], providers: dict[str, Any], pools: dict[str, Any]
 ) -> Iterator[str]:
-    provider = str(agent.get("model", "")).partition("/")[0]
-    if provider and _table(providers, provider).get("kind") not in ("openai", "anthropic"):
-        yield f"agents.{name}.model: there is no [providers.{provider}] of kind openai or anthropic"
+    for where, model in _models(agent):
+        provider = model.partition("/")[0]
+        if provider and _table(providers, provider).get("kind") not in ("openai", "anthropic"):
+            yield f"agents.{name}.{where}: there is no [providers.{provider}] of kind openai or anthropic"
     if LLM_POOL not in pools:
         yield f"agents.{name}: needs [pools.{LLM_POOL}]"
     tools = agent.get("tools", [])
@@ -156,9 +176,9 @@ def _asking_references(name: str, agent: dict[str, Any], raw: dict[str, Any]) ->
     if "memory" in agent and MEMORY_POOL not in pools:
         yield f"agents.{name}.memory: needs [pools.{MEMORY_POOL}]"
     budget = _table(agent, "budget")
-    model = str(agent.get("model"))
-    if "money" in budget and model not in _table(raw, "prices"):
-        yield f'agents.{name}.budget.money: needs [prices."{model}"]'
+    for _, model in _models(agent):
+        if "money" in budget and model not in _table(raw, "prices"):
+            yield f'agents.{name}.budget.money: needs [prices."{model}"]'
     told = [_table(endpoints, endpoint).get("kind") for endpoint in endpoints]
     if WEBHOOK_SEND in [TOOLS[tool].stub for tool in tools] and "webhook" not in told:
         yield f"agents.{name}.tools: send_webhook needs an endpoint of kind 'webhook'"

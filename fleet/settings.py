@@ -1,9 +1,12 @@
 """Where am I? The environment, read once into one frozen object. Nothing else reads `os.environ`."""
 
 import json
+import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,6 +14,40 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from fleet.errors import BadInput
 
 DEV_FILE = "dev.json"
+Compression = Literal["none", "zlib", "zstd"]
+
+_SAMPLERS = (
+    "always_on", "always_off", "traceidratio",
+    "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
+)  # fmt: skip
+_LIMITS = (
+    "OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT",
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+)  # fmt: skip
+_LONGEST_TIMEOUT_S = 300.0
+"""Whoever asks for more means milliseconds, as other SDKs do."""
+
+BUILD_ID = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
+"""What a version may be called: also a label of Kubernetes, whose controllers tell versions apart by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traces:
+    """What the standard `OTEL_*` variables ask of traces. Where they go, and who they are of, the SDK reads itself."""
+
+    exporter: Literal["otlp", "console"]
+    content: bool
+    """What models and tools say and hear is told too."""
+    timeout_s: float | None
+    """How long the collector may take; None: it is not said."""
+    queue: int
+    """Most spans that wait to be sent; what comes then is dropped."""
+    batch: int
+    """Most spans that are sent together."""
+    delay_s: float
+    """How long a span waits for others."""
 
 
 class Settings(BaseSettings):
@@ -43,8 +80,46 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto`: console on a terminal, JSON elsewhere."""
 
+    metrics: Literal["on", "off"] = "on"
+    """`off`: nothing is counted and `/metrics` is empty."""
+
+    metrics_tenants: int = Field(default=100, ge=0, le=100_000)
+    """Tenants with time series of their own, first come; the others are counted as `other`."""
+
     event_loop: Literal["asyncio", "uvloop"] = "asyncio"
     """The event loop of workers. `uvloop` is an extra of the package."""
+
+    build_id: str = Field(default="", pattern=BUILD_ID)
+    """Version of the workers' code (`docs/rollouts.md`). `git`: commit of the checkout that they run from. Empty:
+    workers are not versioned."""
+
+    payload_compression: Compression = "zstd"
+    """How payloads of 2 KiB and more are compressed, where that makes them smaller."""
+
+    payload_keys: str | None = None
+    """Where the keys are that payloads are encrypted with: `env:NAME` or `file:/path`. Default: none are encrypted."""
+
+    payload_store: str | None = None
+    """Where large payloads lie: `file:/folder`, `s3://bucket`, `none`, or several, of which the first is written to.
+    Default: `payloads` in `state_dir` for the embedded stack, else `none`."""
+
+    payload_threshold: int = Field(default=128 * 1024, ge=1024, le=1024 * 1024)
+    """Bytes from which a payload is large. Temporal takes none of more than 2 MiB."""
+
+    codec_tokens: str | None = None
+    """Where the tokens are that the codec server takes: `env:NAME` or `file:/path`."""
+
+    codec_issuer: str | None = None
+    """Issuer of the JSON Web Tokens that the codec server takes."""
+
+    codec_audience: str | None = None
+    """Their audience."""
+
+    codec_jwks_url: str | None = None
+    """Where their issuer's public keys are: a JWK Set."""
+
+    codec_origins: str = ""
+    """Origins of Temporal's Web UI, which browsers may call the codec server from; several with commas."""
 
     def secret(self, reference: str) -> str | None:
         """Resolve `env:NAME` or `file:/path`. `env:NAME` also reads the file named by `NAME_FILE`.
@@ -80,6 +155,91 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """The whole environment, for a child process."""
         return dict(os.environ)
+
+
+def traces() -> Traces | None:
+    """What the environment asks of traces; None: there are none, as nobody has named a collector.
+
+    https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+
+    Raises:
+        BadInput: a variable has a value that is not served.
+    """
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    named = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
+        return None
+    if not exporter and not any(os.environ.get(name, "").strip() for name in named):
+        return None
+    if exporter not in ("", "otlp", "console"):
+        raise BadInput(f"OTEL_TRACES_EXPORTER: must be otlp, console or none, got {exporter!r}")
+    if exporter != "console":
+        _check_way()
+    _check_sampler()
+    for name in _LIMITS:
+        if (text := os.environ.get(name, "").strip()) and not (text.isascii() and text.isdigit()):
+            raise BadInput(f"{name}: must be an integer of at least 0, got {text!r}")
+    content = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").strip().lower()
+    timeout, said = _first("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
+    queue = int(_number("OTEL_BSP_MAX_QUEUE_SIZE", 2048, least=1))
+    return Traces(
+        exporter="console" if exporter == "console" else "otlp",
+        content=content in ("true", "span_only", "span_and_event"),
+        timeout_s=_number(timeout, 0, least=0.001, most=_LONGEST_TIMEOUT_S, unit=" of seconds") if said else None,
+        queue=queue,
+        batch=min(queue, int(_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512, least=1))),
+        delay_s=_number("OTEL_BSP_SCHEDULE_DELAY", 5000, least=1) / 1000,
+    )
+
+
+def _check_way() -> None:
+    """Protocol, endpoint and compression: what is said of traces counts more than what is said of all signals."""
+    name, protocol = _first("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol not in ("", "http/protobuf"):
+        raise BadInput(f"{name}: must be http/protobuf, got {protocol!r}: collectors listen for it on port 4318")
+    name, endpoint = _first("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if endpoint:
+        try:
+            url = urlsplit(endpoint)
+            served = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            served = False
+        if not served:
+            # without what it says: it may have a password
+            raise BadInput(f"{name}: must be a URL of http or https with a host, as in http://127.0.0.1:4318")
+    name, packed = _first("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
+    if packed.lower() not in ("", "none", "gzip", "deflate"):
+        raise BadInput(f"{name}: must be gzip, deflate or none, got {packed!r}")
+
+
+def _check_sampler() -> None:
+    """The SDK takes another sampler for one that it does not know, and tells all traces for a ratio that is none."""
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER", "").lower()
+    if sampler and sampler not in _SAMPLERS:
+        raise BadInput(f"OTEL_TRACES_SAMPLER: must be one of {', '.join(_SAMPLERS)}, got {sampler!r}")
+    if sampler.endswith("traceidratio"):
+        _number("OTEL_TRACES_SAMPLER_ARG", 1.0, least=0, most=1)
+
+
+def _first(*names: str) -> tuple[str, str]:
+    """The first variable that says something, and what; the last one, if none does."""
+    for name in names:
+        if text := os.environ.get(name, "").strip():
+            return name, text
+    return names[-1], ""
+
+
+def _number(name: str, default: float, *, least: float, most: float = math.inf, unit: str = "") -> float:
+    text = os.environ.get(name, "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = math.nan
+    # written so that it is also true of what is no number
+    if not least <= value <= most or not math.isfinite(value):
+        bounds = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise BadInput(f"{name}: must be a number{unit} {bounds}, got {text!r}")
+    return value
 
 
 def load() -> Settings:

@@ -8,11 +8,11 @@ from temporalio.common import Priority
 
 from fleet import agents, attributes
 from fleet.contracts import names
-from fleet.contracts.runs import LAST_PRIORITY, RunInput, Told
+from fleet.contracts.runs import LAST_PRIORITY, RULES, RunInput, Told
 from fleet.errors import BadInput
 from fleet.manifest import Manifest
 from fleet.rates import NAME
-from fleet.tables import AGENTS_POOL
+from fleet.tables import AGENTS_POOL, WEBHOOK_POOL
 
 
 def run_input(
@@ -37,7 +37,23 @@ def run_input(
         weight=manifest.weight(tenant),
         door=manifest.max_active is not None,
         tell=list(tell),
+        rules=RULES,
     )
+
+
+def listener(manifest: Manifest, endpoint: str) -> Told:
+    """A webhook endpoint that is to be told the end of a run.
+
+    Raises:
+        BadInput: there is none of that name, or no pool serves it.
+    """
+    spec = manifest.endpoints.get(endpoint)
+    webhooks = [name for name, other in manifest.endpoints.items() if other.kind == "webhook"]
+    if spec is None or spec.kind != "webhook":
+        raise BadInput(f"{endpoint!r} is no webhook endpoint; there are: {', '.join(webhooks) or 'none'}")
+    if WEBHOOK_POOL not in manifest.pools:
+        raise BadInput(f"endpoint {endpoint!r} cannot be told: the manifest has no [pools.{WEBHOOK_POOL}]")
+    return Told(endpoint=endpoint, task_queue=manifest.task_queue(WEBHOOK_POOL))
 
 
 def told(run: RunInput) -> dict[str, Any]:
@@ -56,6 +72,6 @@ def action(manifest: Manifest, run: RunInput, run_id: str) -> ScheduleActionStar
         run,
         id=run_id,
         task_queue=manifest.task_queue(AGENTS_POOL),
-        typed_search_attributes=attributes.of_run(run.agent.name, run.tenant),
+        typed_search_attributes=attributes.of_run(run),
         **told(run),
     )

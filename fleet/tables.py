@@ -219,6 +219,23 @@ class PolicySpec(Table):
     call_deadline: Duration = timedelta(hours=24)
     max_refusals: int = Field(default=5, ge=1, le=100)
     """Calls in a row that cannot be made before a run is given up."""
+    continue_after: int | None = Field(default=None, ge=50, le=40_000)
+    """Events of its history after which a run continues as new. Default: when Temporal suggests it."""
+
+
+class ContextSpec(Table):
+    """How long the conversation of a run with its model may become."""
+
+    tokens: int = Field(default=100_000, ge=1_000)
+    """About so many; beyond it, older turns are summed up."""
+    keep: int = Field(default=6, ge=1, le=100)
+    """Turns at the end that stay as they are."""
+    result_chars: int = Field(default=50_000, ge=200)
+    """Characters of one tool's answer that the model sees."""
+    model: str | None = Field(default=None, pattern=r"^[^/\s]+/\S+$")
+    """Who sums up. Default: the agent's own model."""
+    max_output_tokens: int = Field(default=2_000, ge=100)
+    """Of the summary."""
 
 
 class EscalationSpec(Table):
@@ -307,6 +324,7 @@ class AgentSpec(Table):
     trust_found: bool = False
     """Tools that move money need no human merely because strangers' text was read."""
     memory: MemorySpec | None = None
+    context: ContextSpec = ContextSpec()
 
 
 class DailySpec(Table):

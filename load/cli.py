@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleet.cli import schedule_app
 from fleet.cli.options import JsonOption, ManifestOption
 from fleet.errors import BadInput
-from load import cli_load
+from load import cli_load, cli_schedule
 
 if TYPE_CHECKING:
     from load.bench.report import Report
@@ -29,8 +30,11 @@ def register(app: typer.Typer) -> None:
     bench_app.command("limiter")(bench_limiter)
     bench_app.command("agents")(bench_agents)
     bench_app.command("simulators")(bench_simulators)
+    bench_app.command("batch")(bench_batch)
+    bench_app.command("instruments")(bench_instruments)
     app.add_typer(bench_app, name="bench")
     cli_load.register(app)
+    cli_schedule.register(schedule_app.app)
 
 
 def demo(
@@ -173,6 +177,49 @@ def bench_agents(
         typer.echo(f"\n{title}")
         output.table(heads, lines, empty="")
     typer.echo(f"\n{found.says()}")
+
+
+def bench_batch(
+    items: Annotated[
+        int, typer.Option("--items", min=0, max=10_000, help="Of each batch and bare workflow. 0: no comparison.")
+    ] = 600,
+    documents: Annotated[int, typer.Option("--documents", min=0, max=10_000, help="Read under fire. 0: none.")] = 2000,
+    kills: Annotated[int, typer.Option("--kills", min=0, max=10, help="Of every worker, meanwhile.")] = 2,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=20, help="Of the comparison.")] = 5,
+    json: JsonOption = False,
+) -> None:
+    """Measure a batch beside bare activities, and have it read documents while its workers are killed.
+
+    The exit code is 0 only if every figure is within its bound.
+    """
+    import asyncio
+
+    from load.bench import batch
+
+    report = asyncio.run(
+        batch.run(
+            compared=items, read=documents, kills=kills, rounds=rounds, say=lambda line: typer.echo(line, err=True)
+        )
+    )
+    raise typer.Exit(_shown(report, json=json))
+
+
+def bench_instruments(
+    agents: Annotated[int, typer.Option("--agents", min=1, max=2000, help="That begin at once in each turn.")] = 100,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=50, help="Turns of each fleet.")] = 7,
+    json: JsonOption = False,
+) -> None:
+    """Measure what metrics and traces cost: two fleets in turns, one that counts, is scraped and traces, and one that
+    does not.
+
+    The exit code is 0 only if every figure is within its bound.
+    """
+    import asyncio
+
+    from load.bench import instruments
+
+    report = asyncio.run(instruments.run(agents=agents, rounds=rounds, say=lambda line: typer.echo(line, err=True)))
+    raise typer.Exit(_shown(report, json=json))
 
 
 def _shown(report: "Report", *, json: bool) -> int:

@@ -99,12 +99,16 @@ def run(
         Path | None, typer.Option("--keep", help="Run the servers in this folder and keep it, logs and all.")
     ] = None,
     probe: Annotated[float, typer.Option("--probe", min=0, max=60, help="Seconds to measure a bare workflow.")] = 2.0,
+    linger: Annotated[
+        float,
+        typer.Option("--linger", min=0, max=3600, help="Seconds to keep everything up after the verdict."),
+    ] = 0.0,
     manifest: ManifestOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run a scenario on an embedded stack and give a verdict. The exit code is 0 only if every oracle holds."""
     from fleet import settings as environment
-    from load import harness, scenario
+    from load import harness, scenario, scraped
     from load.plants import PLANTS
     from load.view import View
 
@@ -119,6 +123,8 @@ def run(
     wanted = _modes(modes)
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise BadInput(f"--keep {keep}: is not empty: runs of an earlier trial would go on in this one")
+    if keep is not None and not json:
+        typer.echo(f"metrics  {scraped.command(keep.absolute() / 'prometheus')}", err=True)
     settings = environment.load()
     folder = out or settings.state_dir / "load" / f"{found.name}-{asked.seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     reports: dict[str, Report] = {}
@@ -130,6 +136,7 @@ def run(
         plants=tuple(plant or ()),
         keep=keep,
         command=_command(name, asked, wanted, plant or [], manifest),
+        linger_s=linger,
     )
     for mode in wanted:
         view = View(quiet=json)

@@ -23,6 +23,7 @@ from load.faults import Faults
 from load.figures import quantile
 from load.local import LocalFleet
 from load.looking import Looker
+from load.metrics import TrialMetrics
 from load.offering import Runs
 from load.oracles import Oracle
 from load.planner import predict
@@ -43,7 +44,7 @@ T = TypeVar("T")
 WIDE = Rated(rate=1e6, burst=1e6)
 """Quota of a rehearsal: nobody waits."""
 REHEARSAL_TIMEOUT_S = 60.0
-LEAD_S = 0.5
+LEAD_S, SCHEDULED_LEAD_S = 0.5, 2.0
 """Between the last preparation and the begin of the load."""
 LONGEST_S = 86_400.0
 """A load that its quotas would need longer for is a mistake."""
@@ -63,6 +64,8 @@ class Crew:
     shared: Limiter
     view: View
     engine: Engine
+    metrics: TrialMetrics = field(default_factory=TrialMetrics)
+    """What Prometheus is told of the trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +167,7 @@ class Course:
         self._faults = Faults(crew.fleet, self._trial.faults, seed=asked.seed, on_mark=crew.view.mark)
         self._forecast = await asyncio.to_thread(self._predicted)
         so.runs = Runs(self._trial.arrivals)
+        crew.metrics.begin(so.runs, self._faults.marks)
         so.seq = (await crew.ledgers.summary())["rows"]
         so.mails = await gathering.mails(crew.ledgers)
         so.transfers = await gathering.transfers(crew.ledgers)
@@ -171,14 +175,14 @@ class Course:
     async def run(self, stopping: asyncio.Event) -> Report:
         """Offer load until everybody has ended, the time is up or `stopping` is set; then judge."""
         crew, trial, so = self._crew, self._trial, self._so
-        lead = LEAD_S + (len(trial.arrivals) / SCHEDULES_PER_S if trial.scheduled else 0.0)
+        lead = SCHEDULED_LEAD_S + len(trial.arrivals) / SCHEDULES_PER_S if trial.scheduled else LEAD_S
         so.began = time() + lead
         crew.view.phase("load")
         if trial.providers:
             await crew.ledgers.control(dict(trial.providers))
         looker = Looker(
             self._manifest, crew.fleet, crew.ledgers, crew.shared, so.runs,
-            began=so.began, load_s=trial.load_s, quotas=trial.quotas, view=crew.view,
+            began=so.began, load_s=trial.load_s, quotas=trial.quotas, view=crew.view, metrics=crew.metrics,
         )  # fmt: skip
         approvers = Approvers(crew.client, trial.humans, self._asked.seed) if trial.humans else None
         aside: list[Coroutine[Any, Any, Any]] = [looker.follow(), crew.fleet.watch(), self._faults.strike(so.began)]
@@ -292,7 +296,7 @@ class Course:
         others = [asyncio.create_task(one) for one in aside]
         try:
             async with asyncio.timeout(self._deadline_s()):
-                while not (self._so.runs.done and offering_.done()) and not stop.done():
+                while not (self._so.runs.done and offering_.done() and not self._faults.deploying) and not stop.done():
                     watched = {task for task in (offering_, stop, *others) if not task.done()}
                     done, _ = await asyncio.wait(watched, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -350,6 +354,9 @@ class Course:
             weights={a.tenant: self._manifest.weight(a.tenant) for a in trial.arrivals},
             looks=looker.looks,
             marks=[self._scoped(mark) for mark in self._faults.marks],
+            deploys=self._faults.deploys,
+            builds=await _patiently(lambda: gathering.builds(crew.client, so.runs)) if self._faults.deploys else {},
+            started=so.runs.started,
             engine=replace(crew.engine, offered_per_s=offered),
             alone_s={agent: cost.took_s for agent, cost in so.costs.items()},
             interrupted=interrupted,
@@ -389,9 +396,11 @@ class Course:
         for one in booked:
             waits.setdefault(one.scope, []).append(one.waited_s)
         self.reservations = booked
+        findings = [*self._trouble(), *(_judged(oracle, evidence) for oracle in trial.oracles)]
+        crew.metrics.judged(findings)
         return summed(
             evidence,
-            [*self._trouble(), *(_judged(oracle, evidence) for oracle in trial.oracles)],
+            findings,
             scenario=self._scenario.name,
             seed=self._asked.seed,
             parameters={

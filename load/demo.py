@@ -19,14 +19,15 @@ import typer
 from fleet import manifest as manifests
 from fleet import settings as environment
 from fleet.cli import output
-from fleet.client import FleetClient
+from fleet.client import FleetClient, connect
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.errors import BadInput, FleetError
-from fleet.history import Story, story
+from fleet.history import Story
 from fleet.settings import Settings
 from fleet.tables import ModelProvider
 from load import verdict
-from load.local import LocalFleet, Plan, parse_pools
+from load.gathering import story_of
+from load.local import EXPORTER_EVERY_S, LocalFleet, Plan, parse_pools
 from load.providers import Ledgers
 from load.watch import Watch
 from workers.bootstrap import limiter
@@ -142,7 +143,7 @@ async def _main(options: Options, settings: Settings, manifest: Path, folder: Pa
     pools = {group: count for group, count in options.pools.items() if set(group.split("+")) & NEEDED}
     plan = Plan(
         folder=folder, manifest=manifest, pools=pools, simulate=True, corpus=options.corpus,
-        live_models=options.live, own_ledger=True,
+        live_models=options.live, own_ledger=True, exporter_every_s=EXPORTER_EVERY_S,
     )  # fmt: skip
     interrupted = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -151,6 +152,7 @@ async def _main(options: Options, settings: Settings, manifest: Path, folder: Pa
     async with LocalFleet(plan, settings) as fleet:
         await fleet.workers_ready()
         say(f"Temporal Web UI: {fleet.endpoints.ui}")
+        say(f"metrics: {fleet.scraped.command}")
         try:
             asked = await asyncio.to_thread(questions, fleet.corpus, options.agents, options.seed)
         except CorpusError as error:
@@ -172,9 +174,7 @@ async def _main(options: Options, settings: Settings, manifest: Path, folder: Pa
 
 async def connect_to(fleet: LocalFleet) -> Any:
     """A Temporal client of the embedded server, whatever `TEMPORAL_*` say."""
-    from temporalio.client import Client
-
-    return await Client.connect(fleet.endpoints.temporal)
+    return await connect(fleet.settings(), address=fleet.endpoints.temporal)
 
 
 async def _work(
@@ -221,7 +221,7 @@ async def _stories(client: FleetClient, job: Job) -> list[Story]:
 
     async def one(run_id: str) -> Story:
         async with at_once:
-            return await story(await client.handle(run_id).fetch_history(), client.temporal.data_converter)
+            return await story_of(client, run_id)
 
     return await asyncio.gather(*(one(run_id) for run_id in job.asked))
 

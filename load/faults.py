@@ -20,9 +20,9 @@ from load.local import TOGETHER, Plan
 from load.proxy import LONGEST_DELAY_S
 from load.simulators.options import Options, OptionsError
 from load.simulators.orders import Step
-from load.trial import Fault, FaultKind, Mark
+from load.trial import Deploy, Fault, FaultKind, Mark
 
-INSTANTS = ("kill", "redis_failover")
+INSTANTS = ("kill", "redis_failover", "deploy")
 """Faults that last as long as they last: `for_s` is 0."""
 LASTING = ("freeze", "redis_delay", "temporal_delay", "provider")
 """Faults that are none unless they last."""
@@ -86,6 +86,9 @@ class Struck(Protocol):
 
     async def rejoin(self) -> None:
         """Start the primary that was killed again."""
+
+    async def deploy(self, told: Callable[[Deploy], None]) -> None:
+        """Let another version of the workers take over."""
 
 
 class Simulators:
@@ -165,6 +168,8 @@ def _ground(fault: Fault, fleet: Struck) -> str | None:
         return "Redis is a primary and a replica under Sentinels, which name the servers themselves: use redis_failover"
     if what in ("cut", "delay") and not plan.proxied:
         return "there is no network to break: the plan needs proxied=True"
+    if fault.kind == "deploy" and not plan.build:
+        return "the workers have no version that another could follow: the plan needs a build"
     if fault.kind == "provider" and not plan.simulate:
         return "the providers are not simulated: the plan needs simulate=True"
     return None
@@ -238,6 +243,10 @@ class Faults:
         """
         self.marks: list[Mark] = []
         """What has struck, in that order. `until` is what is meant while it lasts, and what was when it is over."""
+        self.deploys: list[Deploy] = []
+        """Versions that were deployed, as far as they have come."""
+        self.deploying = False
+        """New runs are led to another version, and the old ones have not all ended."""
         self._fleet = fleet
         self._faults = list(faults)
         self._seed = seed
@@ -307,6 +316,18 @@ class Faults:
                 blow.adds(f": {await fleet.kill_primary()}")
                 # the fleet has a store again; that the set is whole again is of no concern to it
                 blow.over()
+            case "deploy":
+                blow.strikes("workers of another version take over")
+                known = len(self.deploys)
+
+                def note(deploy: Deploy) -> None:
+                    self.deploys[known:] = [deploy]
+                    self.deploying = deploy.drained_at is None
+
+                await fleet.deploy(note)
+                self.deploying = False
+                blow.adds(f": {self.deploys[-1].after} instead of {self.deploys[-1].before}")
+                blow.over()
             case "provider":
                 step = _step(fault)
                 told = {name: value for name, value in step.items() if name not in ("at_s", "for_s", "provider")}
@@ -371,18 +392,20 @@ class _Blow:
 
     def strikes(self, what: str) -> None:
         """Now."""
-        now = time()
-        self._note(Mark(kind=self.fault.kind, what=what, at=now, until=now + self.fault.for_s, scope=self._scope))
+        self._note(self._mark(what, self.fault.for_s))
 
     def misses(self, why: str) -> None:
         """There was nothing to hit."""
         self._lasts = False
         if self._index is None:
-            now = time()
-            self._note(Mark(kind=self.fault.kind, what=why, at=now, until=now, scope=self._scope))
+            self._note(self._mark(why, 0.0))
         else:
             mark = self._marks[self._index]
             self._marks[self._index] = replace(mark, what=why, until=mark.at)
+
+    def _mark(self, what: str, for_s: float) -> Mark:
+        fault, now = self.fault, time()
+        return Mark(kind=fault.kind, what=what, at=now, until=now + for_s, scope=self._scope, target=fault.target)
 
     def adds(self, more: str) -> None:
         """What became of it."""

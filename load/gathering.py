@@ -1,17 +1,20 @@
 """Collecting the evidence: the providers' ledgers, the mailbox, the bank, Temporal's word of each run."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError
 
 from fleet.client import FleetClient
 from fleet.contracts.llm import ChatRequest, ChatResult
+from fleet.contracts.names import AGENT_WORKFLOW, EFFECT_WORKFLOW
 from fleet.errors import FleetError
-from fleet.history import Step, Story, story
+from fleet.history import Step, Story, fetch, of_chain
 from fleet.manifest import Manifest
 from load.crowd import Cost
 from load.offering import Runs, arrival_of
@@ -22,6 +25,9 @@ from load.trial import Call, Ended
 AT_ONCE = 16
 MOST_STORIES = 2_000
 """Histories that are read for recorded reservations: each takes about ten milliseconds."""
+
+USED_VERSIONS = SearchAttributeKey.for_keyword_list("TemporalUsedWorkerDeploymentVersions")
+"""Temporal's own: every `deployment:build` that a workflow's decisions were made by."""
 
 log = structlog.get_logger("fleet.load")
 
@@ -78,6 +84,25 @@ async def ends(client: FleetClient, runs: Runs) -> dict[str, Ended]:
     return dict(await asyncio.gather(*(one(arrival) for arrival in runs.closed)))
 
 
+async def builds(client: FleetClient, runs: Runs) -> dict[str, frozenset[str]]:
+    """The versions of the workers that each run's decisions were made by, by arrival.
+
+    An effect begins on its own pool's current version, whatever its run is on; one that was made by several is told.
+    """
+    mine = {run_id: arrival for arrival, run_id in runs.ids.items()}
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    since = f"{datetime.fromtimestamp(min(runs.started.values(), default=0.0) - 1, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    query = f"WorkflowType IN ('{AGENT_WORKFLOW}', '{EFFECT_WORKFLOW}') AND StartTime >= '{since}'"
+    async for execution in client.temporal.list_workflows(query):
+        # an effect is called RUN/STEP
+        arrival = mine.get(execution.id) or mine.get(execution.id.rpartition("/")[0])
+        if arrival is not None:
+            used = {v.partition(":")[2] for v in execution.typed_search_attributes.get(USED_VERSIONS, [])}
+            if execution.id in mine or len(used) > 1:
+                found[arrival] |= used
+    return {arrival: frozenset(versions) for arrival, versions in found.items()}
+
+
 async def late(client: FleetClient, runs: Runs) -> None:
     """Note the ends that Temporal's visibility has not told yet."""
     gate = asyncio.Semaphore(AT_ONCE)
@@ -94,8 +119,9 @@ async def late(client: FleetClient, runs: Runs) -> None:
 
 
 async def story_of(client: FleetClient, run_id: str) -> Story:
-    """One run's story."""
-    return await story(await client.handle(run_id).fetch_history(), client.temporal.data_converter)
+    """One run's story, over all its executions."""
+    chain = await fetch(client.temporal, run_id, children=False)
+    return await of_chain(chain, client.temporal.data_converter)
 
 
 async def stories(client: FleetClient, runs: Runs) -> list[Story]:

@@ -6,28 +6,30 @@ import signal
 import tempfile
 import tomllib
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from temporalio.client import Client
 
 from fleet import manifest as manifests
-from fleet.client import FleetClient
+from fleet.client import FleetClient, connect
 from fleet.errors import BadInput, FleetError
 from fleet.settings import Settings
 from load import crowd, merging, replay, sizing
 from load.bench import engine
 from load.course import Course, Crew, Given
-from load.local import LocalFleet, Plan, parse_pools
+from load.local import EXPORTER_EVERY_S, FIRST_BUILD, LocalFleet, Plan, parse_pools
+from load.metrics import TrialMetrics
 from load.modes import Mode, Setup, task_rates
 from load.providers import Ledgers
 from load.report import Report
 from load.scenario import Parameters, Scenario, Stage, staged
+from load.scraped import LOAD
 from load.trial import Engine
 from load.view import View
+from workers import health
 from workers.bootstrap import limiter
 
 T = TypeVar("T")
@@ -64,6 +66,8 @@ class Order:
     """Folder of the report, the recorded calls, and the manifest with the quotas of the trial."""
     command: Sequence[str] = ()
     """That repeats it."""
+    linger_s: float = 0.0
+    """How long everything stays up after the verdict, for those who watch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,9 @@ async def _staged(order: Order, settings: Settings, view: View, folder: Path, st
         own_ledger=True,
         proxied=stage.proxied,
         sentinel=stage.sentinel,
+        build=FIRST_BUILD if stage.versioned else "",
         setups=_setups(order, manifest, pools),
+        exporter_every_s=EXPORTER_EVERY_S,
     )
     async with standing(plan, settings, view, stopping, probe_s=0.0 if order.given else order.probe_s) as crew:
         course = Course(
@@ -121,6 +127,10 @@ async def _staged(order: Order, settings: Settings, view: View, folder: Path, st
             report.write(order.out)
             replay.write(order.out / replay.FILE, course.reservations)
             prepared(order.manifest, order.out / "fleet.toml", stage, course.measured)
+        if order.linger_s:
+            view.phase(f"the verdict is there: everything stays up for {order.linger_s:g} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), order.linger_s)
         return Done(report=report, measured=course.measured)
 
 
@@ -137,16 +147,22 @@ async def standing(
     view.phase("starting Temporal, Redis, simulators and workers")
     async with LocalFleet(plan, settings) as fleet:
         await unless(stopping, fleet.workers_ready())
-        temporal = await Client.connect(fleet.endpoints.temporal)
+        temporal = await connect(fleet.settings(), address=fleet.endpoints.temporal)
         bare = Engine(activities_per_s=0.0)
         if probe_s:
             view.phase("measuring a bare workflow")
             bare = (await unless(stopping, engine.bare(temporal, seconds=probe_s))).engine()
-        ledgers = Ledgers(fleet.simulators["http"])
+        ledgers, told = Ledgers(fleet.simulators["http"]), TrialMetrics()
         try:
-            async with limiter(fleet.settings(), fleet.manifest) as shared:
-                client = FleetClient(temporal, fleet.manifest)
-                yield Crew(fleet=fleet, client=client, ledgers=ledgers, shared=shared, view=view, engine=bare)
+            async with (
+                limiter(fleet.settings(), fleet.manifest) as shared,
+                health.serve("127.0.0.1", 0, {}, told.registry) as port,
+            ):
+                fleet.scraped.add("load", LOAD, f"127.0.0.1:{port}")
+                yield Crew(
+                    fleet=fleet, client=FleetClient(temporal, fleet.manifest), ledgers=ledgers, shared=shared,
+                    view=view, engine=bare, metrics=told,
+                )  # fmt: skip
         finally:
             await ledgers.aclose()
 

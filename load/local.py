@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +16,14 @@ from fleet import manifest as manifests
 from fleet.errors import BadInput, FleetError
 from fleet.manifest import Manifest
 from fleet.settings import DEV_FILE, Settings
+from fleet.storage.places import FOLDER
 from fleet.tables import POOLS, SearchProvider
-from load import providers
+from load import deploying, providers
 from load.failover import Failover
 from load.modes import Setup
 from load.proxy import RemoteProxy
+from load.scraped import EXPORTER, WORKER, Scraped
+from load.trial import Deploy
 from workers.bootstrap import limiter, quotas
 from workers.corpus.index import Corpus, CorpusError
 from workers.corpus.ingest import read_folder
@@ -34,8 +37,14 @@ READY_TIMEOUT_S = 60.0
 LIGHT_POOLS = ("payments", "approvals", "memory", "webhook")
 TOGETHER = "+"
 """Joins the names of pools that one process serves."""
+FIRST_BUILD = "v1"
+"""Version of the workers that a trial begins with, where it deploys another."""
+BUILD_MARK = "@"
+"""Before the build in the name of a worker that was not there from the begin: `agents-1@v2`."""
 DRAIN_MARGIN_S = 5.0
 """A worker that has drained still has connections to close."""
+EXPORTER_EVERY_S = 5.0
+"""How often the exporter of a local fleet looks."""
 
 
 def parse_pools(text: str) -> dict[str, int]:
@@ -78,14 +87,22 @@ class Plan:
     console: bool = False
     """Serve the page on which approvers decide."""
     console_port: int = 0
+    codec_endpoint: str = ""
+    """Where Temporal's Web UI has payloads decoded. Somebody else serves it."""
     ports: Ports = field(default_factory=Ports)
     proxied: bool = False
     """Workers reach Temporal and Valkey through networks that can be cut; with `sentinel` only Temporal, because a
     Sentinel names the servers themselves."""
     sentinel: bool = False
     """The limiter's store is a Valkey with a replica under Sentinels. It starts empty."""
+    build: str = ""
+    """Version of the workers' code, which another can be deployed beside. Empty: they are not versioned."""
     setups: Mapping[str, Setup] = field(default_factory=dict)
     """How the workers of a group wait for quotas, where it is not by the limiter."""
+    exporter_every_s: float = 0.0
+    """How often `fleet exporter` looks at the fleet, in seconds. 0: there is none."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of the environment of all processes that join it, over those that we have ourselves."""
 
 
 class LocalFleet:
@@ -95,7 +112,9 @@ class LocalFleet:
         self.plan = plan
         self.manifest: Manifest = manifests.load(plan.manifest)
         self.manifest_path = plan.manifest
-        self.stack = EmbeddedStack(plan.folder, plan.ports, valkey=not plan.sentinel)
+        self.stack = EmbeddedStack(
+            plan.folder, plan.ports, valkey=not plan.sentinel, codec_endpoint=plan.codec_endpoint
+        )
         self.failover: Failover | None = None
         """The limiter's store, if the plan has Sentinels."""
         self.networks: dict[str, RemoteProxy] = {}
@@ -105,6 +124,10 @@ class LocalFleet:
         self.simulators: dict[str, Any] = {}
         self.console: str | None = None
         """Where approvers decide, if the manifest has a pool that asks them."""
+        self.builds: list[str] = [plan.build] if plan.build else []
+        """Versions of which workers run, oldest first."""
+        self.scraped = Scraped(plan.folder / "prometheus", _rules(plan.manifest))
+        """What Prometheus is told of the processes."""
         self._log_began: dict[str, int] = {}
         self._base = settings
         self._exit = AsyncExitStack()
@@ -123,11 +146,12 @@ class LocalFleet:
                 "redis_url": self.endpoints.redis,
                 "manifest": self.manifest_path,
                 "database_url": None if self.plan.own_ledger else self._base.database_url,
+                "payload_store": self._payloads(),
             }
         )
 
-    def environment(self) -> dict[str, str]:
-        """Environment of a process that joins this fleet."""
+    def environment(self, build: str = "") -> dict[str, str]:
+        """Environment of a process that joins this fleet; workers have a build."""
         # whatever leads to another Temporal stays behind, its configuration file included
         kept = {k: v for k, v in self._base.environment().items() if not k.startswith("TEMPORAL_")}
         if self.plan.own_ledger:
@@ -144,8 +168,15 @@ class LocalFleet:
             "FLEET_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0" if redis else self.endpoints.redis,
             "FLEET_LOG_FORMAT": "json",
             "FLEET_HEALTH_PORT": "0",
+            **({"FLEET_BUILD_ID": build} if build else {}),
+            "FLEET_PAYLOAD_STORE": self._payloads(),
             "TEMPORAL_ADDRESS": f"127.0.0.1:{temporal.port}" if temporal else self.endpoints.temporal,
+            **self.plan.variables,
         }
+
+    def _payloads(self) -> str:
+        """Where all processes of this fleet keep large payloads, through a proxy or not."""
+        return self._base.payload_store or f"file:{(self.plan.folder / FOLDER).absolute()}"
 
     async def __aenter__(self) -> Self:
         try:
@@ -153,6 +184,7 @@ class LocalFleet:
             if self.plan.sentinel:
                 self.failover = await self._exit.enter_async_context(Failover(self.plan.folder / "sentinel"))
             await self._exit.enter_async_context(self.supervisor)
+            await self._exit.enter_async_context(self.scraped.kept())
             if self.plan.proxied:
                 await self._proxy()
             await asyncio.to_thread(self._fill_corpus)
@@ -165,9 +197,11 @@ class LocalFleet:
             await upgrade(self.settings().database())
             for group, count in self.groups().items():
                 for number in range(1, count + 1):
-                    await self._start_worker(group, number)
+                    await self._start_worker(group, number, self.plan.build)
             if self.console and self.manifest.approvals.url:
-                await self._start_console(self.console)
+                await self._start_served("console", "--port", self.console.rpartition(":")[2])
+            if self.plan.exporter_every_s:
+                await self._start_exporter()
         except (EmbeddedError, CorpusError, DatabaseLost) as error:
             await self._exit.aclose()
             raise BadInput(str(error)) from None
@@ -266,22 +300,64 @@ class LocalFleet:
                 found[TOGETHER.join(served)] = count
         return found
 
-    async def _start_worker(self, group: str, number: int) -> None:
+    async def start_build(self, build: str, code: Path | None = None) -> None:
+        """Start workers of another version beside those that run, and wait until they are ready.
+
+        Args:
+            build: without `-`.
+            code: folder that holds its packages `fleet`, `workers`, `ratelimit` and `load`. Default: ours.
+
+        Raises:
+            FleetError: one of them does not start.
+        """
+        names = [
+            await self._start_worker(group, number, build, code)
+            for group, count in self.groups().items()
+            for number in range(1, count + 1)
+        ]
+        self.builds.append(build)
+        await self._ready(names)
+
+    async def stop_build(self, build: str) -> None:
+        """Let the workers of a version drain, and end."""
+        first = build == self.plan.build
+        ending = [
+            name for name in self.pids() if (BUILD_MARK not in name if first else name.endswith(f"{BUILD_MARK}{build}"))
+        ]
+        for name in ending:
+            self.scraped.remove(name)
+        await asyncio.gather(*(self.supervisor.stop(name) for name in ending))
+        self.builds.remove(build)
+
+    async def _start_worker(self, group: str, number: int, build: str = "", code: Path | None = None) -> str:
         name, pools = f"{group}-{number}", group.split(TOGETHER)
+        name += f"{BUILD_MARK}{build}" if build != self.plan.build else ""
         argv = self.plan.setups.get(group, Setup()).argv(pools)
         log = self._log(name)
         self._log_began[name] = log.stat().st_size if log.exists() else 0
         grace = max(self.manifest.pools[pool].drain.total_seconds() for pool in pools) + DRAIN_MARGIN_S
-        await self.supervisor.start(
-            ProcessSpec(name=name, argv=argv, env=self.environment(), log=log, restart=True, grace_s=grace)
-        )
+        # a module of the folder that we are in would come first
+        env = self.environment(build) | ({"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"} if code else {})
+        self.scraped.follow(name, WORKER, log)
+        await self.supervisor.start(ProcessSpec(name=name, argv=argv, env=env, log=log, restart=True, grace_s=grace))
+        return name
 
-    async def _start_console(self, url: str) -> None:
-        argv = [sys.executable, "-m", "fleet.cli.main", "console", "--port", url.rpartition(":")[2]]
-        log = self._log("console")
+    async def _start_exporter(self) -> None:
+        # not through networks that are cut: who looks at a fleet must see that
+        direct = {"FLEET_REDIS_URL": self.endpoints.redis, "TEMPORAL_ADDRESS": self.endpoints.temporal}
+        self.scraped.follow("exporter", EXPORTER, self._log("exporter"))
+        await self._start_served("exporter", "--port", "0", "--every", f"{self.plan.exporter_every_s:g}", **direct)
+
+    async def _start_served(self, command: str, *options: str, **environment: str) -> None:
+        """Start `fleet command` and keep it running."""
         await self.supervisor.start(
             ProcessSpec(
-                name="console", argv=argv, env=self.environment(), log=log, restart=True, grace_s=DRAIN_MARGIN_S
+                name=command,
+                argv=[sys.executable, "-m", "fleet.cli.main", command, *options],
+                env=self.environment() | environment,
+                log=self._log(command),
+                restart=True,
+                grace_s=DRAIN_MARGIN_S,
             )
         )
 
@@ -336,12 +412,25 @@ class LocalFleet:
             raise BadInput("there is no primary to kill: the plan needs sentinel=True")
         return self.failover
 
+    async def deploy(self, told: Callable[[Deploy], None]) -> None:
+        """Let the next version take over: its workers start, new runs begin on it, the old ones end.
+
+        Args:
+            told: is told how far it has come, each time it has come further.
+
+        Raises:
+            FleetError: a worker does not start, or Temporal refuses the version.
+        """
+        await deploying.next_version(self, told)
+
     def announce(self) -> None:
         """Tell other commands in this folder where the servers and the manifest are."""
         file = self.plan.folder / DEV_FILE
         told = json.loads(file.read_text(encoding="utf-8"))
         told |= {
-            "manifest": str(self.manifest_path),
+            "manifest": str(self.manifest_path.absolute()),
+            # the manifest here may be a copy: its schedules are those of the original
+            "owner": self.plan.manifest.stem,
             "redis": self.endpoints.redis,
             "temporal": self.endpoints.temporal,
         }
@@ -377,7 +466,9 @@ class LocalFleet:
         Raises:
             FleetError: one did not within a minute; the text has its last words.
         """
-        names = [f"{pool}-{n}" for pool, count in self.groups().items() for n in range(1, count + 1)]
+        await self._ready([f"{pool}-{n}" for pool, count in self.groups().items() for n in range(1, count + 1)])
+
+    async def _ready(self, names: Sequence[str]) -> None:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 for name in names:
@@ -399,3 +490,10 @@ class LocalFleet:
                 return log.read()
         except OSError:
             return ""
+
+
+def _rules(manifest: Path) -> Path | None:
+    """Prometheus' rules: those beside the manifest, else those of the checkout that this is."""
+    folders = [manifest.parent, Path(__file__).parents[1] / "deploy"]
+    found = (folder / "prometheus" / "rules" for folder in folders)
+    return next((folder for folder in found if folder.is_dir()), None)

@@ -12,6 +12,7 @@ import httpx2
 from fleet.manifest import Manifest
 from load.faults import rss_mb
 from load.local import LocalFleet
+from load.metrics import TrialMetrics
 from load.offering import Runs
 from load.providers import Ledgers
 from load.trial import Look, Rated
@@ -42,6 +43,7 @@ class Looker:
         load_s: float,
         quotas: Mapping[str, Mapping[str, Rated]],
         view: View,
+        metrics: TrialMetrics,
     ) -> None:
         self.looks: list[Look] = []
         self._manifest = manifest
@@ -53,6 +55,7 @@ class Looker:
         self._load_s = load_s
         self._quotas = quotas
         self._view = view
+        self._metrics = metrics
 
     async def follow(self) -> None:
         """Look twice a second."""
@@ -79,6 +82,9 @@ class Looker:
             rss_mb=await asyncio.to_thread(rss_mb, self._fleet) if with_memory else {},
         )
         self.looks.append(look)
+        if summary:
+            answered = {scope: of_scope(summary, self._manifest, scope) for scope in self._quotas}
+            self._metrics.called({(scope, what): n for scope, one in answered.items() for what, n in one.items()})
         self._show(look, seen, summary)
 
     def _show(self, look: Look, seen: Mapping[str, Snapshot], summary: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from time import time
 
 import structlog
-from temporalio.client import Client, Schedule, ScheduleIntervalSpec, ScheduleSpec, ScheduleState
+from temporalio.client import Client
 from temporalio.service import RPCError
 
-from fleet import starting
+from fleet import schedules, starting
 from fleet.client import FleetClient
 from fleet.errors import BadInput, FleetError
 from fleet.manifest import Manifest
@@ -44,6 +44,8 @@ class Runs:
     """Wall-clock seconds at which Temporal has started each, by the arrival's run id; of those that have ended."""
     closed: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds at which each ended, by the arrival's run id."""
+    outcomes: dict[str, str] = field(default_factory=dict)
+    """How, by the arrival's run id."""
 
     @property
     def active(self) -> int:
@@ -102,26 +104,18 @@ async def schedule(
     Raises:
         BadInput: there is no time to make them before they fire.
     """
-    gate = asyncio.Semaphore(AT_ONCE)
-    since = fires_at - datetime(1970, 1, 1, tzinfo=UTC)
-    every = timedelta(days=1)
 
     async def one(arrival: Arrival) -> None:
         run = starting.run_input(
             manifest, arrival.agent, arrival.goal, tenant=arrival.tenant, priority=arrival.priority
         )
-        once = Schedule(
-            action=starting.action(manifest, run, arrival.run_id),
-            spec=ScheduleSpec(
-                intervals=[ScheduleIntervalSpec(every=every, offset=since % every)],
-                jitter=timedelta(seconds=how.jitter_s) if how.jitter_s else None,
-            ),
-            state=ScheduleState(limited_actions=True, remaining_actions=1),
-        )
-        async with gate:
-            await temporal.create_schedule(f"schedule-{arrival.run_id}", once)
+        action = starting.action(manifest, run, arrival.run_id)
+        once = schedules.once(action, fires_at, timedelta(seconds=how.jitter_s))
+        await schedules.make(temporal, f"schedule-{arrival.run_id}", once)
 
-    await asyncio.gather(*(one(arrival) for arrival in arrivals))
+    failed = await schedules.each(arrivals, one, key=lambda arrival: arrival.run_id, at_once=AT_ONCE)
+    for why in failed.values():
+        raise why
     if (late := (datetime.now(UTC) - fires_at).total_seconds()) > 0:
         raise BadInput(f"{len(arrivals)} schedules took {late:.0f} s longer to make than there was: give fewer agents")
 
@@ -146,6 +140,7 @@ async def follow(runs: Runs, client: FleetClient, since: datetime, ended: Callab
                     runs.ids[arrival] = run.id
                     runs.started[arrival] = run.started_at.timestamp()
                     runs.closed[arrival] = run.closed_at.timestamp()
+                    runs.outcomes[arrival] = run.status or run.state
                     newest = max(newest, run.closed_at)
                     ended(arrival)
         await asyncio.sleep(POLL_S)

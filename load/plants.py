@@ -15,6 +15,8 @@ import httpx2
 
 from fleet.client import FleetClient
 from fleet.errors import FleetError
+from fleet.rollout import Rollout
+from fleet.tables import AGENTS_POOL
 from load.crowd import CALLER
 from load.local import LocalFleet
 from load.offering import Runs
@@ -134,12 +136,31 @@ async def starve(crew: Crew, runs: Runs, took: Took) -> None:
             await asyncio.sleep(LOOK_S)
 
 
+async def move(crew: Crew, runs: Runs, took: Took) -> None:
+    """Moves a run to the version that was just deployed, in the middle of its work: `version_kept`."""
+    rollout = Rollout(crew.client.temporal, crew.fleet.manifest)
+    # not the fleet's newest, which the deployment may have started already
+    (began,) = await rollout.deployments([AGENTS_POOL])
+    old = f"TemporalWorkerDeploymentVersion = '{began.name}:{began.current}' AND WaitingFor = 'approval'"
+    while True:
+        (agents,) = await rollout.deployments([AGENTS_POOL])
+        if agents.current != began.current:
+            for run_id in await crew.client.running(old):
+                # it may have ended meanwhile: the next one
+                with suppress(FleetError):
+                    await rollout.move(run_id, agents.current)
+                    took()
+                    return
+        await asyncio.sleep(LOOK_S)
+
+
 PLANTS: dict[str, Callable[[Crew, Runs, Took], Awaitable[None]]] = {
     "lost": lost,
     "twice": twice,
     "overrun": overrun,
     "idle": idle,
     "starve": starve,
+    "move": move,
 }
 
 

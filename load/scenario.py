@@ -66,6 +66,8 @@ class Stage:
     """Redis and Temporal are reached through proxies, which can cut and delay."""
     sentinel: bool = False
     """Redis is a primary and a replica under Sentinel."""
+    versioned: bool = False
+    """Workers have a version, which another can follow."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """JSON merge patch (RFC 7396) for the manifest."""
     cast: Sequence[str] = ()

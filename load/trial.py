@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 FaultKind = Literal[
     "kill", "freeze", "redis_down", "redis_cut", "redis_delay", "redis_failover",
-    "temporal_down", "temporal_cut", "temporal_delay", "provider",
+    "temporal_down", "temporal_cut", "temporal_delay", "provider", "deploy",
 ]  # fmt: skip
 """`kill`: kill -9. `freeze`: SIGSTOP, then SIGCONT. `…_down`: kill -9 of the server, then a restart. `…_cut` and
 `…_delay`: the network between workers and server. `redis_failover`: kill -9 of the primary under Sentinel. `provider`:
-a step of the simulators' script."""
+a step of the simulators' script. `deploy`: no fault, but it strikes as one: workers of another version start, new runs
+begin on it, the old ones end and so do their workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,24 @@ class Mark:
     """When it was over: equal to `at` for an instant."""
     scope: str = ""
     """The scope, or the provider, that failed. Empty: no provider did, or nobody can tell which."""
+    target: str = ""
+    """The pool or the provider that was aimed at. Empty: a server, or any pool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deploy:
+    """How another version took over."""
+
+    before: str
+    after: str
+    promoting_at: float
+    """Wall-clock seconds. Runs that begin earlier are on `before`."""
+    promoted_at: float
+    """Runs that begin later are on `after`."""
+    drained_at: float | None = None
+    """When Temporal has said of every pool that no run needs `before`. None: it never has."""
+    left: str = ""
+    """What still needed it then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +188,12 @@ class Evidence:
     """Of the tenants. Missing: 1."""
     looks: Sequence[Look] = ()
     marks: Sequence[Mark] = ()
+    deploys: Sequence[Deploy] = ()
+    """In the order of time."""
+    builds: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By run id: the versions of the workers that its decisions were made by. Only where versions were deployed."""
+    started: Mapping[str, float] = field(default_factory=dict)
+    """Wall-clock seconds at which Temporal has started each run; of those that have ended."""
     engine: Engine | None = None
     alone_s: Mapping[str, float] = field(default_factory=dict)
     """What a run of each agent took with nobody else there. Missing: what the quickest of them took."""

@@ -23,9 +23,10 @@ from ratelimit.limiter import Limiter
 from ratelimit.memory import MemoryStore
 from ratelimit.profiles import PROFILES
 from workers.bootstrap import quotas, run_pools
+from workers.metrics import METRICS
 from workers.pool import Pool
 from workers.providers.chat import ChatProvider
-from workers.telemetry import METRICS, configure_logging
+from workers.telemetry import configure_logging
 
 SDK_RETRIES = 2
 """What the SDKs of OpenAI and Anthropic do unless told otherwise (`DEFAULT_MAX_RETRIES`): they wait as long as
@@ -148,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         setup, pools = _asked(argv)
         settings, manifest = context.load(None)
         configure_logging(settings)
-        context.run(serve(settings, manifest, pools, setup), loop=settings.event_loop)
+        context.run(serve(settings, manifest, pools, setup), loop=settings.event_loop, service="fleet-worker")
     except FleetError as error:
         output.problem(str(error))
         return 2

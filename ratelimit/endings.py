@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from ratelimit import events
+from ratelimit.arithmetic import unit_of
 from ratelimit.clock import Clock
 from ratelimit.errors import StoreLost, UnknownLimit
 from ratelimit.headers import Observed
@@ -13,7 +14,7 @@ from ratelimit.leases import Leases
 from ratelimit.line import Line
 from ratelimit.listener import Listener
 from ratelimit.permits import Use, claim_of, is_local
-from ratelimit.places import SILENCE, Permit, Place
+from ratelimit.places import SILENCE, Kind, Permit, Place
 from ratelimit.quota import Cost, Quota, check_cost
 from ratelimit.store import Store
 
@@ -82,7 +83,7 @@ class Endings(Listener):
         )
         line.refresh(readings)
         if outcome == "done":
-            self._tell(events.Settled(scope=line.label))
+            self._tell_settled(line, permit, actual, heard)
 
     async def cancel(self, permit: Permit | Place) -> None:
         """Give a place back that was not used. Cancelling again changes nothing.
@@ -99,6 +100,17 @@ class Endings(Listener):
         line.refresh(readings)
         if outcome == "done":
             self._tell(events.Cancelled(scope=line.label))
+
+    def _tell_settled(self, line: Line, permit: Permit | Place, actual: Cost, counted: int) -> None:
+        if self._observer is None:
+            return
+        spent: dict[tuple[str, str], float] = {}
+        for i in range(counted, len(permit.parts)):
+            dials = line.dials(i)
+            for name, estimate in permit.parts[i].cost.items():
+                if name in dials and dials[name].kind is not Kind.IN_FLIGHT:
+                    spent[line.scopes[i], name] = actual.get(name, actual.get(unit_of(name), estimate))
+        self._tell(events.Settled(scope=line.label, spent=spent))
 
     def _end_local(self, permit: Permit | Place) -> None:
         if self._outage is not None:

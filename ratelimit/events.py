@@ -1,6 +1,7 @@
 """What the limiter tells its observer. The room knows no metrics library."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ratelimit.places import Closed
 
@@ -44,6 +45,10 @@ class Denied(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled(Event):
     """An estimate was replaced by the actual cost."""
+
+    spent: Mapping[tuple[str, str], float] = field(default_factory=dict, compare=False)
+    """Units that the call has cost, by scope and limit; without those that came back with its end, and without a
+    tenant's share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,7 @@ class Permits:
             parts=booking.parts,
             waited=timedelta(seconds=max(0.0, booking.booked_at - booking.first_at)),
             wait=upwards(booking.wait),
+            limit=booking.limit,
         )
 
     def bound(self, scope: str, booking: Booking, ask: Ask, waited: float) -> Permit:
@@ -108,6 +109,7 @@ def permit_of(place: Place, waited: float) -> Permit:
         booked_at=place.booked_at,
         parts=place.parts,
         waited=timedelta(seconds=waited),
+        limit=place.limit,
     )
 
 

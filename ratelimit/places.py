@@ -286,6 +286,8 @@ class Place:
     """Since the first booking of this key, across attempts, on the store's clock."""
     wait: timedelta
     """Expected until the place is due; zero: it may start now."""
+    limit: str = ""
+    """The limit that makes the wait this long."""
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -304,6 +306,8 @@ class Permit:
     """What is charged in the scope and in those around it."""
     waited: timedelta
     """Since the first booking of this key, across attempts, on the store's clock."""
+    limit: str = ""
+    """The limit that made it wait, as it was booked; empty where it did not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

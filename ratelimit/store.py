@@ -4,6 +4,7 @@ import asyncio
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Protocol, Self
 
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
@@ -26,6 +27,9 @@ ACTIONS = {Closed.NO: "thaw", Closed.FROZEN: "freeze", Closed.BILLING: "billing"
 
 Answer = Callable[[Bookings | StoreLost | None], None]
 """Takes the answer to a batch: None for a scope that is not configured."""
+Observer = Callable[[str, float, bool], None]
+"""Takes a verb or a command in small letters, how many seconds it took, and whether the server has answered. What it
+refuses (out of memory, a replica, no permission) is no answer: nothing can be granted by it."""
 
 
 class Store(Protocol):
@@ -177,20 +181,22 @@ async def reserve(
 class RedisStore:
     """The state in Redis or Valkey, changed only by scripts. One connection, shared by all tasks of the process."""
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, *, observer: Observer | None = None) -> None:
         """Args:
         routes: the connections.
+        observer: told of each call; must not block or raise.
         """
         self._routes = routes
+        self._observer = observer
 
     @classmethod
-    def from_url(cls, url: str) -> Self:
+    def from_url(cls, url: str, *, observer: Observer | None = None) -> Self:
         """A store over one server, Sentinel or a Cluster; see `ratelimit.routes`. Connects with the first call.
 
         Raises:
             ValueError: it is no such URL.
         """
-        return cls(routes(url))
+        return cls(routes(url), observer=observer)
 
     def book(self, scopes: Sequence[str], asks: Sequence[Ask], answer: Answer, *, now: float | None = None) -> None:
         """Take places in line, in order; each is charged to every limit or to none. `answer` is called once."""
@@ -207,11 +213,12 @@ class RedisStore:
                     found = StoreLost(f"{self._routes.where} answers what nobody understands ({type(error).__name__})")
                 answer(found)
             elif isinstance(reply, NoScriptError):
-                self._routes.send(("EVAL", script.text, len(keys), *keys, _instant(now), *args), keys[0], answered)
+                again = ("EVAL", script.text, len(keys), *keys, _instant(now), *args)
+                self._send("reserve", again, keys[0], answered)
             else:
                 answer(self._lost(reply))
 
-        self._routes.send(("EVALSHA", script.sha, len(keys), *keys, _instant(now), *args), keys[0], answered)
+        self._send("reserve", ("EVALSHA", script.sha, len(keys), *keys, _instant(now), *args), keys[0], answered)
 
     async def clock(self, scopes: Sequence[str], *, now: float | None = None) -> Readings | None:
         """Refill and read the clocks of a chain."""
@@ -355,7 +362,8 @@ class RedisStore:
         """
         first = command[1] if len(command) > 1 else ""
         try:
-            return await self._reply(command, key or (first if isinstance(first, str) else ""))
+            verb = str(command[0]).lower()
+            return await self._reply(verb, command, key or (first if isinstance(first, str) else ""))
         except (RedisError, OSError) as error:
             raise self._lost(error) from None
 
@@ -377,13 +385,13 @@ class RedisStore:
         known = scripts.script(verb)
         try:
             try:
-                return await self._reply(("EVALSHA", known.sha, len(keys), *keys, *args), keys[0])
+                return await self._reply(verb, ("EVALSHA", known.sha, len(keys), *keys, *args), keys[0])
             except NoScriptError:
-                return await self._reply(("EVAL", known.text, len(keys), *keys, *args), keys[0])
+                return await self._reply(verb, ("EVAL", known.text, len(keys), *keys, *args), keys[0])
         except (RedisError, OSError) as error:
             raise self._lost(error) from None
 
-    async def _reply(self, command: Command, key: str) -> Any:
+    async def _reply(self, verb: str, command: Command, key: str) -> Any:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def answer(found: Any) -> None:
@@ -394,8 +402,23 @@ class RedisStore:
             else:
                 reply.set_result(found)
 
-        self._routes.send(command, key, answer)
+        self._send(verb, command, key, answer)
         return await reply
+
+    def _send(self, verb: str, command: Command, key: str, answer: Callable[[Any], None]) -> None:
+        observer = self._observer
+        if observer is None:
+            self._routes.send(command, key, answer)
+            return
+        began = perf_counter()
+
+        def observed(reply: Any) -> None:
+            # whoever asked hears StoreLost of every exception but this one
+            answered = not isinstance(reply, Exception) or isinstance(reply, NoScriptError)
+            observer(verb, perf_counter() - began, answered)
+            answer(reply)
+
+        self._routes.send(command, key, observed)
 
     def _lost(self, error: Exception) -> StoreLost:
         # the client's own text may quote a URL, and so a password: the kind of error says enough

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client
-from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import _worker as temporal_worker
+from xdist.scheduler import LoadGroupScheduling
 
-from fleet.contracts.names import SEARCH_ATTRIBUTES
+from fleet import attributes
 from load.simulators.options import Options
 from load.simulators.server import Serving, Where, running
 from tests.ratelimit.servers import on_socket, redis_binary, valkey_binary
@@ -35,6 +36,10 @@ TUNING = [
 ]
 
 
+# the SDK hashes all modules of a process for the first worker that names no build: seconds
+temporal_worker._default_build_id = "tests"
+
+
 def binary(name: str) -> str:
     """A program of this virtual environment."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
@@ -45,7 +50,7 @@ def binary(name: str) -> str:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path):
     for name in os.environ:
-        if name.startswith(("FLEET_", "TEMPORAL_")) or name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        if name.startswith(("FLEET_", "TEMPORAL_", "OTEL_")) or name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("FLEET_STATE_DIR", str(tmp_path / ".fleet"))
 
@@ -53,13 +58,15 @@ def _clean_environment(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def temporal_address():
     """Address of a real Temporal server, one for each test process."""
+    # as the embedded stack does: collect garbage less often
+    os.environ["GOGC"] = "400"
     loop = asyncio.new_event_loop()
     environment = loop.run_until_complete(
         WorkflowEnvironment.start_local(
             dev_server_existing_path=binary("temporal"),
             dev_server_extra_args=TUNING,
             dev_server_log_level="error",
-            search_attributes=[SearchAttributeKey.for_keyword(name) for name in SEARCH_ATTRIBUTES],
+            search_attributes=attributes.KEYS,
         )
     )
     yield environment.client.service_client.config.target_host
@@ -103,3 +110,20 @@ async def simulators(tmp_path):
 def pytest_unconfigure() -> None:
     # A Temporal client alive at interpreter exit aborts one process in ten; a pause lets its threads end.
     time.sleep(0.3)
+
+
+class Groups(LoadGroupScheduling):
+    """Of whole fleets two run at a time at most: that of the scenarios, and another.
+
+    By name: the marker `xdist_group` comes to nothing, because pytest 9 tells other node ids than xdist 3.8 has set.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        if not nodeid.startswith("tests/integration/"):
+            return nodeid
+        return "scenarios" if "/test_scenarios.py" in nodeid else "fleets"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
+    return Groups(config, log) if config.getvalue("dist") == "loadgroup" else None

@@ -10,16 +10,18 @@ from time import monotonic, time
 
 from temporalio import activity
 
+from fleet.contracts import metrics
 from fleet.contracts.llm import QuotaUse
 from fleet.contracts.names import FailureType, place_key
 from ratelimit.errors import NEVER, CostTooLarge, Denied, StoreLost
 from ratelimit.estimates import Estimate, Learnt, Used
 from ratelimit.headers import Observed, read
 from ratelimit.limiter import Closed, Limiter, Permit
-from workers import failures
+from workers import failures, tracing
 from workers.heartbeat import Progress, beating
+from workers.metrics import METRICS
 from workers.providers import errors
-from workers.telemetry import METRICS
+from workers.timing import OK, Timing
 
 SHORT_WAIT = timedelta(seconds=30)
 """A call that waits no longer comes back once, for its place."""
@@ -46,10 +48,21 @@ class Admitted:
     """Whether the provider charges for a call that it turns away."""
     since: float = field(default_factory=monotonic)
     """When the call could start: what the provider says is no older."""
+    progress: Progress | None = None
+    timing: Timing | None = None
+
+    @property
+    def asked(self) -> str:
+        """The scope that was asked for, whether it has a quota or not; empty: none."""
+        return self.timing.scope if self.timing is not None else self.scope or ""
 
     def sent(self) -> None:
         """The call leaves now: from here on the provider may count it."""
         self.was_sent = True
+        if self.timing is not None:
+            self.timing.sent()
+        if self.progress is not None:
+            self.progress.enter("the provider has the call")
 
     def hear(self, dialect: str, headers: Mapping[str, str]) -> None:
         """Take note of an answer's rate-limit headers."""
@@ -85,7 +98,7 @@ class Admission:
 
     @asynccontextmanager
     async def admitted(
-        self, scope: str | None, cost: Mapping[str, float], *, max_failures: int
+        self, scope: str | None, cost: Mapping[str, float], *, max_failures: int, agent: str = ""
     ) -> AsyncIterator[Admitted]:
         """Heartbeat, wait for a permit, let the block make its call, settle it.
 
@@ -95,24 +108,39 @@ class Admission:
         A `ProviderError` that leaves the block becomes the failure that Temporal understands; a 429 or an overload
         closes the scope for the whole fleet first.
 
+        Args:
+            scope: what the provider counts by.
+            cost: what the call will spend, by limit.
+            max_failures: real failures of the provider before the call is given up.
+            agent: whose time it takes.
+
         Raises:
             ApplicationError: a wait, a failure or a final failure, by the table in `workers/failures.py`.
         """
         async with beating() as progress:
+            timing = Timing(agent, scope)
             share = "" if scope is None else self._limiter.share_of(scope, activity.info().priority.fairness_key or "")
             counted = self._limiter.counts(share) if share else frozenset()
             if counted:
+                progress.enter(f"waits for its place in {share}")
                 charged = {name: units for name, units in cost.items() if name in counted}
-                admitted = Admitted(scope, await self._permit(share, charged))
+                permit = await self._permit(share, charged)
+                timing.permitted(permit.waited.total_seconds())
+                tracing.waited(scope or share, share, permit.waited.total_seconds(), permit.limit)
+                admitted = Admitted(scope, permit, progress=progress, timing=timing)
             else:
-                admitted = Admitted(None, None)
+                timing.permitted(0.0)
+                admitted = Admitted(None, None, progress=progress, timing=timing)
             try:
                 yield admitted
             except errors.ProviderError as error:
+                timing.ended(type(error).__name__)
                 raise await self._failed(error, admitted, progress, max_failures) from None
-            except BaseException:
+            except BaseException as error:
+                timing.ended(type(error).__name__)
                 await self._end(admitted, frozenset())
                 raise
+            timing.ended(OK)
             await self._end(admitted, counted)
 
     async def estimate(self, scope: str, role: str, *, characters: int, max_output_tokens: int) -> Estimate:
@@ -134,7 +162,7 @@ class Admission:
                 scope,
                 cost,
                 max_wait=self._max_inline_wait,
-                key=place_key(info.workflow_id or "", info.activity_id),
+                key=place_key(info.workflow_id or "", info.workflow_run_id or "", info.activity_id),
                 asker=str(info.attempt),
                 hold=not self._gated,
             )
@@ -148,9 +176,11 @@ class Admission:
                 )
             return waiting.result()
         except Denied as denied:
-            METRICS.deferrals.labels(scope).inc()
-            told = _told(denied, held=not self._gated)
-            raise failures.wait(FailureType.QUOTA_WAIT, told, self._come_back(denied.retry_after)) from None
+            # without number are the shares of tenants, not the scopes that providers count by
+            METRICS.of(metrics.QUOTA_DEFERRALS).labels(self._limiter.counted(scope)).inc()
+            told, later = _told(denied, held=not self._gated), self._come_back(denied.retry_after)
+            tracing.deferred(denied.scope, denied.limit, later.total_seconds())
+            raise failures.wait(FailureType.QUOTA_WAIT, told, later) from None
         except StoreLost as lost:
             raise failures.wait(FailureType.STORE_LOST, f"waits for the limiter's store: {lost}", STORE_RETRY) from None
         except CostTooLarge as large:
@@ -175,15 +205,16 @@ class Admission:
         self, error: errors.ProviderError, admitted: Admitted, progress: Progress, max_failures: int
     ) -> Exception:
         cooled = False
+        tracing.turned_away(admitted.asked, error)
         match error:
             case errors.RateLimited() | errors.Overloaded():
-                METRICS.provider_rejections.labels(admitted.scope or "", type(error).__name__).inc()
+                METRICS.of(metrics.PROVIDER_REJECTIONS).labels(admitted.asked, type(error).__name__).inc()
                 cooled = await self._close(admitted, error)
             case errors.Exhausted():
                 cooled = await self._close(admitted, error)
             case errors.Unavailable():
                 progress.failed()
-                METRICS.provider_failures.labels(admitted.scope or "").inc()
+                METRICS.of(metrics.PROVIDER_FAILURES).labels(admitted.asked).inc()
         refused = isinstance(error, errors.RateLimited | errors.Overloaded) and not admitted.refused_counts
         admitted.was_sent = admitted.was_sent and not refused and not isinstance(error, errors.NotSent)
         await self._end(admitted, frozenset())
@@ -220,7 +251,7 @@ class Admission:
             await self._limiter.settle(permit, actual, admitted.observed, age=age)
         except StoreLost:
             # the estimate stands, which is safe; the call itself has succeeded and must not be repeated
-            METRICS.settles_lost.labels(permit.scope).inc()
+            METRICS.of(metrics.QUOTA_SETTLES_LOST).labels(self._limiter.counted(permit.scope)).inc()
 
 
 def _told(denied: Denied, *, held: bool) -> str:

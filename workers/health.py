@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -17,8 +18,24 @@ Check = Callable[[], Awaitable[str | None]]
 
 
 @asynccontextmanager
-async def serve(host: str, port: int, checks: dict[str, Check], registry: CollectorRegistry) -> AsyncIterator[int]:
+async def serve(
+    host: str,
+    port: int,
+    checks: dict[str, Check],
+    registry: CollectorRegistry,
+    *,
+    what: str = "health port",
+    remedy: str = "FLEET_HEALTH_PORT",
+) -> AsyncIterator[int]:
     """Serve the probes until the block ends; yields the port.
+
+    Args:
+        host: address to listen on.
+        port: 0: any free one.
+        checks: what must be well for `/ready`.
+        registry: what `/metrics` tells.
+        what: it is, for the error.
+        remedy: how to choose another port.
 
     Raises:
         BadInput: the port is taken.
@@ -34,9 +51,13 @@ async def serve(host: str, port: int, checks: dict[str, Check], registry: Collec
             {"ready": well, "checks": {k: v or "ok" for k, v in found.items()}}, status_code=200 if well else 503
         )
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        # OpenMetrics for those who ask for it, as Prometheus does: only there exemplars are told
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        # in a thread: whoever scrapes, and whatever a collector reads, the event loop goes on
+        text = await asyncio.to_thread(encode, registry)
+        return Response(text, headers={"content-type": content_type})
 
     app = Starlette(routes=[Route("/live", live), Route("/ready", ready), Route("/metrics", metrics)])
-    async with served(app, host, port, what="health port", remedy="FLEET_HEALTH_PORT") as listening:
+    async with served(app, host, port, what=what, remedy=remedy) as listening:
         yield listening.port

@@ -1,4 +1,4 @@
-"""A heartbeat from a background task, and what it carries from attempt to attempt.
+"""A heartbeat from a background task: that the call lives, what it does, and what it carries from attempt to attempt.
 
 Temporal counts every retry as an attempt, a wait for quota too. So real failures are counted here: the count travels in
 the heartbeat details, which the next attempt receives whatever ended this one.
@@ -18,15 +18,22 @@ class Progress:
 
     failures: int = 0
     """Real failures of the provider so far."""
+    doing: str = ""
+    """What the call does now, for those who look: told with the next heartbeat."""
 
     def failed(self) -> None:
         """Count one more, so that the next attempt knows."""
         self.failures += 1
         self.beat()
 
+    def enter(self, doing: str) -> None:
+        """Do something else from now on."""
+        self.doing = doing
+        self.beat()
+
     def beat(self) -> None:
         """Tell the server that we live, and what we know."""
-        activity.heartbeat({"failures": self.failures})
+        activity.heartbeat({"failures": self.failures, "doing": self.doing})
 
 
 @asynccontextmanager

@@ -1,27 +1,33 @@
 """One task queue, one Temporal worker."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.exceptions import ApplicationError
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
     FixedSizeSlotSupplier,
     Interceptor,
     Worker,
+    WorkerDeploymentConfig,
     WorkerTuner,
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from fleet.contracts import metrics
 from fleet.contracts.names import WAITS
+from fleet.versions import deployment_of
 from workers.gate import Gate
+from workers.metrics import METRICS
 from workers.redacting import RedactingInterceptor
 from workers.redaction import REDACTOR
-from workers.telemetry import METRICS
+from workers.tracing import traced
 
 # Our own contracts and pure functions are deterministic: importing them anew for every run would cost 100 ms each.
 SANDBOX = SandboxedWorkflowRunner(
@@ -32,6 +38,10 @@ SANDBOX = SandboxedWorkflowRunner(
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """Longest delay between a heartbeat and its sending: also how late a cancellation may be heard."""
+
+
+UNVERSIONED = "unversioned"
+"""What a worker that belongs to no version is called in histories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +62,8 @@ class Pool:
     """Temporal hands out no more of the task queue's activities, whoever polls it; None: as many as there are."""
     interceptors: Sequence[Interceptor] = ()
     """Around each call, within those that redact and count."""
+    build: str | None = None
+    """The version of the code, of the pool's own Worker Deployment. None: any worker goes on with any run."""
 
 
 def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], Any]) -> Worker:
@@ -80,8 +92,22 @@ def worker(client: Client, pool: Pool, *, on_fatal: Callable[[BaseException], An
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         max_task_queue_activities_per_second=pool.activities_per_s,
         graceful_shutdown_timeout=pool.drain,
-        interceptors=[RedactingInterceptor(REDACTOR), _Counting(pool.name), *pool.interceptors],
+        interceptors=[*traced(), RedactingInterceptor(REDACTOR), _Counting(pool.name), *pool.interceptors],
         on_fatal_error=fatal,
+        deployment_config=_versioned(pool),
+        # else the SDK reads every module that is loaded to make one up: seconds, at every start
+        build_id=UNVERSIONED if pool.build is None else None,
+    )
+
+
+def _versioned(pool: Pool) -> WorkerDeploymentConfig | None:
+    if pool.build is None:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(deployment_name=deployment_of(pool.task_queue), build_id=pool.build),
+        use_worker_versioning=True,
+        # said here and not of each workflow: the server refuses a behaviour that an unversioned worker declares
+        default_versioning_behavior=VersioningBehavior.PINNED,
     )
 
 
@@ -103,7 +129,8 @@ class _CountingActivity(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
         name = getattr(input.fn, "__name__", "activity")
         outcome = "failed"
-        METRICS.running.labels(self._pool).inc()
+        running = METRICS.of(metrics.RUNNING).labels(self._pool)
+        running.inc()
         try:
             result = await super().execute_activity(input)
             outcome = "completed"
@@ -111,6 +138,9 @@ class _CountingActivity(ActivityInboundInterceptor):
         except ApplicationError as error:
             outcome = "waited" if error.type in WAITS else "failed"
             raise
+        except (asyncio.CancelledError, CancelledError):
+            outcome = "cancelled"
+            raise
         finally:
-            METRICS.running.labels(self._pool).dec()
-            METRICS.tasks.labels(self._pool, name, outcome).inc()
+            running.dec()
+            METRICS.of(metrics.TASKS).labels(self._pool, name, outcome).inc()

@@ -15,7 +15,8 @@ from workers.redaction import Redactor
 class RedactingInterceptor(Interceptor):
     """Cleans what activities leave in a history: results, errors, details of heartbeats.
 
-    First in the list of interceptors, so that it sees what the others add.
+    Before the others in the list of interceptors, so that it sees what they add; only traces stand before it, so that
+    they see what it leaves.
     """
 
     def __init__(self, redactor: Redactor) -> None:

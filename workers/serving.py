@@ -11,6 +11,7 @@ import httpx2
 import structlog
 
 from fleet import agents
+from fleet.contracts import metrics
 from fleet.errors import BadInput, Unreachable
 from fleet.links import Links
 from fleet.manifest import Manifest
@@ -31,12 +32,14 @@ from fleet.tables import (
     WebhookEndpoint,
 )
 from fleet.workflows.agent import AgentWorkflow
+from fleet.workflows.batch import BatchWorkflow
 from fleet.workflows.effect import EffectWorkflow
 from ratelimit.limiter import Limiter
 from workers import clients
 from workers.admission import Admission
 from workers.door import DOOR, Door
 from workers.gate import Gate
+from workers.metrics import METRICS
 from workers.pool import Pool
 from workers.providers import errors
 
@@ -67,6 +70,8 @@ class Shop:
     manifest: Manifest
     limiter: Limiter
     chat: Chat = clients.chat_provider
+    build: str | None = None
+    """The version of the code that the pools belong to."""
     _database: "Database | None" = field(default=None)
 
     async def pool(self, name: str) -> Pool:
@@ -80,8 +85,8 @@ class Shop:
         if name == AGENTS_POOL:
             door = Door(self.limiter)
             scopes, horizon = [DOOR] if self.manifest.max_active else [], timedelta(0)
-            workflows: list[type] = [AgentWorkflow]
-            activities: Activities = [door.enter, door.leave]
+            workflows: list[type] = [AgentWorkflow, BatchWorkflow]
+            activities: Activities = [door.enter, door.leave, *_batches(self)]
         else:
             scopes = _gated(self.manifest, name)
             # what slips in besides still finds time to wait in its slot
@@ -97,7 +102,8 @@ class Shop:
             cached=spec.cached,
             workflows=workflows,
             activities=activities,
-            gate=Gate(spec.slots, self.limiter, scopes, horizon),
+            gate=Gate(spec.slots, self.limiter, scopes, horizon, METRICS.of(metrics.GATE_CLOSED).labels(name).inc),
+            build=self.build,
         )
 
     async def database(self) -> "Database":
@@ -131,7 +137,8 @@ async def _llm(shop: Shop, name: str, admission: Admission) -> Activities:
 
     del name
     manifest = shop.manifest
-    used = {agent.model.partition("/")[0] for agent in manifest.agents.values()}
+    models = [model for agent in manifest.agents.values() for model in (agent.model, agent.context.model) if model]
+    used = {model.partition("/")[0] for model in models}
     providers: dict[str, ChatProvider] = {}
     for spec_name, model in manifest.providers.items():
         # runs in flight may use a model that no agent of the manifest uses any more
@@ -140,16 +147,16 @@ async def _llm(shop: Shop, name: str, admission: Admission) -> Activities:
             shop.stack.push_async_callback(providers[spec_name].aclose)
             if spec_name in used:
                 await _accepts(spec_name, providers[spec_name].check)
+    prices = {model: price for model in manifest.prices if (price := agents.price(manifest, model)) is not None}
     budgets = None
     if any(tenant.daily for tenant in manifest.tenants.values()):
         from workers.effects.budgets import Budgets
         from workers.effects.spend import Spend
 
-        prices = {model: price for model in manifest.prices if (price := agents.price(manifest, model)) is not None}
         spend = Spend(await shop.database())
         await spend.sweep((datetime.now(UTC) - timedelta(days=7)).date())
         budgets = Budgets(spend, manifest.daily, prices)
-    return [LlmTools(admission, providers, Door(shop.limiter), budgets).chat]
+    return [LlmTools(admission, providers, Door(shop.limiter), budgets, prices).chat]
 
 
 async def _search(shop: Shop, name: str, admission: Admission) -> Activities:
@@ -219,7 +226,15 @@ async def _memory(shop: Shop, name: str, admission: Admission) -> Activities:
     store = MemoryStore(await shop.database())
     await store.sweep(datetime.now(UTC))
     tools = MemoryTools(store, keeping)
-    return [tools.recall, tools.remember, tools.forget, tools.keep]
+    return [tools.recall, tools.remember, tools.forget, tools.keep, *_batches(shop)]
+
+
+def _batches(shop: Shop) -> Activities:
+    """What batches ask of the database: served where no quota holds it up, and by `agents` in fleets without memory."""
+    from workers.tools.batch import BatchTools
+
+    tools = BatchTools(shop.database)
+    return [tools.count, tools.read, tools.write, tools.watch]
 
 
 async def _approvals(shop: Shop, name: str, admission: Admission) -> Activities:

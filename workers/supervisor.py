@@ -168,6 +168,14 @@ class Supervisor:
         """How its last life ended; None while that is its first."""
         return self._kept[name].last_code
 
+    async def stop(self, name: str) -> int:
+        """Stop one child for good and forget it; answers its exit code."""
+        kept = self._kept.pop(name)
+        if kept.task is not None:
+            kept.task.cancel()
+            await asyncio.gather(kept.task, return_exceptions=True)
+        return await kept.child.stop()
+
     async def died(self, name: str) -> int:
         """Wait until a child that is not restarted has ended by itself; answers its exit code."""
         kept = self._kept[name]

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from fleet.errors import BadInput
+from fleet.errors import BadInput, FleetError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
     """An application that answers."""
 
+    what: str
+    """What it is, for errors."""
     host: str
     port: int
     ended: "asyncio.Task[None]"
@@ -25,6 +27,19 @@ class Listening:
     def url(self) -> str:
         """Where it answers."""
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    async def until(self, stopping: asyncio.Event) -> None:
+        """Wait to be told to stop.
+
+        Raises:
+            FleetError: the server has ended by itself.
+        """
+        waiting = asyncio.create_task(stopping.wait())
+        await asyncio.wait({self.ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if self.ended.done():
+            waiting.cancel()
+            why = self.ended.exception() or "nobody asked it to"
+            raise FleetError(f"the {self.what} has ended by itself: {why}")
 
 
 @asynccontextmanager
@@ -59,7 +74,7 @@ async def served(
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         bound = listener.getsockname()
-        yield Listening(host=bound[0], port=bound[1], ended=serving)
+        yield Listening(what=what, host=bound[0], port=bound[1], ended=serving)
     finally:
         server.should_exit = True
         with suppress(TimeoutError):

@@ -74,7 +74,7 @@ def show(approval_id: str, *, manifest: Path | None, json: bool) -> None:
         settings, loaded = context.load(manifest)
         run_id = _run_of(approval_id)
         try:
-            approval, silent = await _asked(FleetClient(await connect(settings), loaded), run_id, approval_id), ""
+            approval, silent = await asked_of(FleetClient(await connect(settings), loaded), run_id, approval_id), ""
         except (UnknownRun, Unreachable) as error:
             approval, silent = None, str(error)
         try:
@@ -95,7 +95,7 @@ def show(approval_id: str, *, manifest: Path | None, json: bool) -> None:
     if json:
         output.document({"approval": approval, "source": source, "audit": rows})
         return
-    for line in (*_lines(approval), *_rows(rows)):
+    for line in (*lines_of(approval), *_rows(rows)):
         typer.echo(line)
 
 
@@ -148,7 +148,7 @@ def decide(
         info = await client.info(run_id)
         if info.closed_at is not None:
             raise BadInput(f"run {run_id!r} has ended already ({info.state}): too late")
-        approval = await _asked(client, run_id, approval_id)
+        approval = await asked_of(client, run_id, approval_id)
         if approval is None:
             raise BadInput(f"run {run_id!r} has asked nothing under {approval_id!r}: `fleet approvals ls` lists them")
         if approval.state is not ApprovalState.OPEN:
@@ -200,7 +200,7 @@ def _run_of(approval_id: str) -> str:
     return run_id
 
 
-async def _asked(client: FleetClient, run_id: str, approval_id: str) -> Approval | None:
+async def asked_of(client: FleetClient, run_id: str, approval_id: str) -> Approval | None:
     """The approval as its run knows it; None: it has not asked that.
 
     Raises:
@@ -303,7 +303,8 @@ def _arguments(arguments: dict[str, Any], what: str) -> Iterator[str]:
         yield f"{what:<10}{output.visible(name)}: {output.visible(jsons.dumps(value, ensure_ascii=False))}"
 
 
-def _lines(approval: Approval) -> Iterator[str]:
+def lines_of(approval: Approval) -> Iterator[str]:
+    """An approval in full, a line for each thing that an approver should know."""
     is_open = approval.state is ApprovalState.OPEN
     voted = f", {_agreeing(approval)} of {approval.needed} agree" if is_open else ""
     yield f"approval  {approval.id}"

@@ -12,7 +12,7 @@ from fleet.cli.audit import REFUSED
 from fleet.client import FleetClient, connect
 from fleet.console.app import app
 from fleet.contracts.approvals import Approval, run_of
-from fleet.errors import BadInput, FleetError, Unreachable
+from fleet.errors import BadInput, Unreachable
 from fleet.links import Grant
 from fleet.manifest import Manifest
 from fleet.settings import Settings
@@ -22,7 +22,7 @@ from workers.effects.book import Book
 from workers.redaction import REDACTOR
 from workers.serving import links
 from workers.telemetry import configure_logging
-from workers.web import Listening, served
+from workers.web import served
 
 GRACE_S = 5
 """How long answers under way may take once the console is to end."""
@@ -40,7 +40,7 @@ def console(*, host: str, port: int, manifest: Path | None) -> None:
     settings, loaded = context.load(manifest)
     configure_logging(settings)
     REDACTOR.learn(*secrets(settings, loaded))
-    context.run(_serve(settings, loaded, host, port))
+    context.run(_serve(settings, loaded, host, port), service="fleet-console")
 
 
 async def _serve(settings: Settings, manifest: Manifest, host: str, port: int) -> None:
@@ -79,16 +79,8 @@ async def _serve(settings: Settings, manifest: Manifest, host: str, port: int) -
 
         pages = app(client, made, look, note)
         async with served(pages, host, port, what="console", remedy="--host and --port", grace_s=GRACE_S) as listening:
-            await _until(stopping, listening)
+            typer.echo(f"console at {listening.url}")
+            log.info("ready", console=listening.url)
+            await listening.until(stopping)
+            log.info("draining")
     log.info("stopped")
-
-
-async def _until(stopping: asyncio.Event, listening: Listening) -> None:
-    typer.echo(f"console at {listening.url}")
-    log.info("ready", console=listening.url)
-    waiting = asyncio.create_task(stopping.wait())
-    await asyncio.wait({listening.ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    if listening.ended.done():
-        waiting.cancel()
-        raise FleetError(f"the console has ended by itself: {listening.ended.exception() or 'nobody has asked it to'}")
-    log.info("draining")

@@ -47,25 +47,40 @@ def user(by: str | None = None) -> str:
         return f"uid {os.getuid()}"
 
 
-def run(work: Coroutine[Any, Any, T], *, loop: str = "asyncio") -> T:
-    """Run a command's coroutine.
+def run(work: Coroutine[Any, Any, T], *, loop: str = "asyncio", service: str = "fleet-cli") -> T:
+    """Run a command's coroutine, with spans where the environment asks for them.
 
     Args:
         work: what is done.
         loop: the event loop's name.
+        service: what the process is called in traces.
 
     Raises:
-        BadInput: the loop is not installed.
+        BadInput: the loop is not installed, or what the environment asks of traces is not served.
     """
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if loop == "uvloop":
-        try:
-            from uvloop import new_event_loop
-        except ImportError:
-            work.close()
-            raise BadInput(
-                "FLEET_EVENT_LOOP is 'uvloop', which is not installed: install agent-fleet[uvloop], or say 'asyncio'"
-            ) from None
-        factory = new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+    try:
+        factory = _factory(loop)
+        asked = environment.traces()
+        if asked is None:
+            with asyncio.Runner(loop_factory=factory) as runner:
+                return runner.run(work)
+        # what makes spans takes a moment to import
+        from workers.otlp import exporting
+
+        with exporting(asked, service=service), asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(work)
+    finally:
+        # of one that was run nothing is left to close
+        work.close()
+
+
+def _factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if loop != "uvloop":
+        return None
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        raise BadInput(
+            "FLEET_EVENT_LOOP is 'uvloop', which is not installed: install agent-fleet[uvloop], or say 'asyncio'"
+        ) from None
+    return new_event_loop

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from temporalio.client import Client
 
-from fleet.contracts.names import AGENT_WORKFLOW
+from fleet.contracts.names import RUNNING_RUNS
 from fleet.manifest import Manifest
 from fleet.settings import Settings
 
@@ -21,7 +21,6 @@ T = TypeVar("T")
 GROUP = "fleet.forecasters"
 WITHIN_S = 1.0
 """After this nobody waits for it any more."""
-_RUNNING = f"WorkflowType = '{AGENT_WORKFLOW}' AND ExecutionStatus = 'Running'"
 
 Forecast = dict[str, float]
 """Seconds from now: `first_call_s`, `done_s`, `done_p90_s`."""
@@ -104,7 +103,7 @@ async def _ask(
         return None
     from workers.bootstrap import limiter
 
-    count = asyncio.create_task(client.count_workflows(_RUNNING))
+    count = asyncio.create_task(client.count_workflows(RUNNING_RUNS))
     try:
         async with limiter(settings, manifest) as shared:
             seen = {scope: await shared.inspect(scope) for scope in manifest.scopes()}

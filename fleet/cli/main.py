@@ -8,7 +8,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fleet.cli import approvals_app, output, quota_app, records_app, steering_app
+from fleet.cli import (
+    approvals_app,
+    batch_app,
+    codec_app,
+    dashboards_app,
+    exporter_app,
+    history_app,
+    output,
+    quota_app,
+    records_app,
+    rollout_app,
+    schedule_app,
+    steering_app,
+    top_app,
+)
 from fleet.cli.options import JsonOption, LimitOption, ManifestOption, QueryOption, RunArgument
 from fleet.errors import FleetError
 
@@ -24,6 +38,8 @@ corpus_app = typer.Typer(help="The local document collection that `search` reads
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(quota_app.app, name="quota")
 app.add_typer(approvals_app.app, name="approvals")
+app.add_typer(batch_app.app, name="batch")
+app.add_typer(schedule_app.app, name="schedule")
 
 
 def _version(value: bool) -> None:
@@ -94,19 +110,6 @@ def show(run_id: RunArgument, manifest: ManifestOption = None, json: JsonOption 
 
 
 @app.command()
-def trace(
-    run_id: RunArgument,
-    full: Annotated[bool, typer.Option("--full", help="Do not shorten texts.")] = False,
-    manifest: ManifestOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Tell one run as a story, from its event history."""
-    from fleet.cli import runs
-
-    runs.trace(run_id, full=full, manifest=manifest, json=json)
-
-
-@app.command()
 def why(run_id: RunArgument, manifest: ManifestOption = None, json: JsonOption = False) -> None:
     """What a run waits for: which quota and its place in line, which provider, which queue."""
     from fleet.cli import why as whys
@@ -114,7 +117,9 @@ def why(run_id: RunArgument, manifest: ManifestOption = None, json: JsonOption =
     whys.why(run_id, manifest=manifest, json=json)
 
 
+history_app.register(app)
 steering_app.register(app)
+top_app.register(app)
 
 
 @app.command()
@@ -196,6 +201,10 @@ def corpus_search(
 
 
 records_app.register(app)
+codec_app.register(app)
+dashboards_app.register(app)
+exporter_app.register(app)
+rollout_app.register(app)
 
 
 def main() -> NoReturn:
@@ -203,12 +212,17 @@ def main() -> NoReturn:
 
     It ends by `os._exit` after flushing: a Temporal client alive at interpreter exit aborts one process in ten.
     """
-    for extension in entry_points(group="fleet.commands"):
-        extension.load()(app)
+    extend()
     code = _run(app)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def extend() -> None:
+    """Add the commands of other rooms. To be called once."""
+    for extension in entry_points(group="fleet.commands"):
+        extension.load()(app)
 
 
 def _run(command: Any) -> int:

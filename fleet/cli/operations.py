@@ -93,7 +93,8 @@ def worker(pools: list[str], *, manifest: Path | None) -> None:
     from workers.telemetry import configure_logging
 
     configure_logging(settings)
-    context.run(run_pools(settings, loaded, list(dict.fromkeys(pools))), loop=settings.event_loop)
+    serving = run_pools(settings, loaded, list(dict.fromkeys(pools)))
+    context.run(serving, loop=settings.event_loop, service="fleet-worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +124,7 @@ async def _examine(settings: Settings, manifest: Manifest) -> list[Finding]:
         ("temporal", lambda: _temporal(settings, manifest)),
         ("redis", lambda: _redis(settings, manifest)),
         ("database", lambda: _database(settings)),
+        ("payloads", lambda: _payloads(settings)),
     ]
     for name, spec in manifest.providers.items():
         if isinstance(spec, ModelProvider):
@@ -207,6 +209,12 @@ async def _database(settings: Settings) -> str:
     finally:
         await database.aclose()
     return f"answers; schema {newest()}"
+
+
+async def _payloads(settings: Settings) -> str:
+    from fleet.cli.codec import examine
+
+    return await examine(settings)
 
 
 async def _model(settings: Settings, name: str, spec: ModelProvider) -> str:

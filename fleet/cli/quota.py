@@ -220,7 +220,7 @@ def history(scope: str, *, limit: int, manifest: Path | None, json: bool) -> Non
                 str(row["version"]),
                 row["action"] + (f" for {output.seconds(row['for_s'])}" if row["for_s"] else ""),
                 row["by"],
-                _words(row["limits"]),
+                in_words(row["limits"]),
                 row["reason"],
             )
             for row in rows
@@ -242,14 +242,14 @@ def apply(*, reason: str, dry_run: bool, manifest: Path | None, json: bool) -> N
                 now = await shared.quota(scope)
                 if now == wanted:
                     continue
-                found.append({"scope": scope, "from": _limits(now), "to": _limits(wanted)})
+                found.append({"scope": scope, "from": limits_of(now), "to": limits_of(wanted)})
                 if not dry_run:
                     await shared.configure(wanted, expect=version, by=context.user(), reason=reason)
         if json:
             output.document({"changed": found, "dry_run": dry_run})
             return
         for change in found:
-            typer.echo(f"{change['scope']}: {_words(change['from'])} -> {_words(change['to'])}")
+            typer.echo(f"{change['scope']}: {in_words(change['from'])} -> {in_words(change['to'])}")
         typer.echo(f"{len(found)} quotas {'would change' if dry_run else 'changed'}")
 
     context.run(work())
@@ -311,6 +311,8 @@ def _waiting(name: str, limit: "LimitSnapshot") -> int | None:
 
 async def told_of(shared: "Limiter", scope: str) -> dict[str, Any]:
     """A scope as it stands, as plain values."""
+    from ratelimit.places import Kind
+
     seen: Snapshot = await shared.inspect(scope)
     quota = await shared.quota(scope)
     limits = {
@@ -326,7 +328,9 @@ async def told_of(shared: "Limiter", scope: str) -> dict[str, Any]:
         }
         for name, limit in seen.limits.items()
     }
-    owed = max((-limit.level / limit.rate for limit in seen.limits.values()), default=0.0)
+    # what is in flight comes back when calls end, and nobody knows when that is
+    lines = [limit for limit in seen.limits.values() if limit.kind is not Kind.IN_FLIGHT and not limit.shadow]
+    owed = max((-limit.level / limit.rate for limit in lines), default=0.0)
     return {
         "scope": scope,
         "within": quota.outer if quota else None,
@@ -351,11 +355,13 @@ async def told_of(shared: "Limiter", scope: str) -> dict[str, Any]:
     }
 
 
-def _limits(quota: "Quota | None") -> dict[str, str]:
+def limits_of(quota: "Quota | None") -> dict[str, str]:
+    """Each limit as people write it: `500/m`; none without a quota."""
     return {name: _written(limit) for name, limit in quota.limits.items()} if quota else {}
 
 
-def _words(limits: dict[str, str]) -> str:
+def in_words(limits: dict[str, str]) -> str:
+    """What `limits_of` has found, in one line."""
     return ", ".join(f"{name} {rate}" for name, rate in limits.items()) or "nothing"
 
 

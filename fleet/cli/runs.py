@@ -7,11 +7,10 @@ from typing import Any
 import typer
 
 from fleet import documents
-from fleet.cli import context, forecast, output, stories
+from fleet.cli import context, forecast, output, pending, stories
 from fleet.client import STATES, FleetClient, connect
 from fleet.contracts.runs import Outcome, RunResult
 from fleet.errors import BadInput, FleetError
-from fleet.history import story
 
 _EXIT = {Outcome.COMPLETED: 0, Outcome.BUDGET_EXHAUSTED: 3, Outcome.STOPPED: 3, Outcome.FAILED: 1}
 _FAULT_OF_THE_CALLER = ("ProviderRefused", "BadRequest", "QuotaExhausted")
@@ -99,11 +98,20 @@ def ps(*, state: str | None, query: str | None, limit: int, manifest: Path | Non
             output.document([{**documents.plain(i), "duration_s": round(i.duration_s, 3)} for i in found])
             return
         rows = [
-            (i.id, i.agent, i.tenant, i.state, output.seconds(i.duration_s), output.shorten(i.goal, 70)) for i in found
+            (
+                i.id,
+                i.agent,
+                i.tenant,
+                i.state,
+                i.status or "-",
+                output.seconds(i.duration_s),
+                f"{i.cost:.4g}" if i.cost else "-",
+                output.shorten(i.goal, 60),
+            )
+            for i in found
         ]
-        output.table(
-            ("RUN", "AGENT", "TENANT", "STATE", "FOR", "GOAL"), rows, empty="no runs; start one with `fleet run`"
-        )
+        columns = ("RUN", "AGENT", "TENANT", "STATE", "STATUS", "FOR", "COST", "GOAL")
+        output.table(columns, rows, empty="no runs; start one with `fleet run`")
 
     context.run(work())
 
@@ -122,25 +130,10 @@ def show(run_id: str, *, manifest: Path | None, json: bool) -> None:
                 status = None
         elif info.state in ("completed", "failed"):
             result = await client.result(run_id)
-        waits = await stories.pending(client, run_id) if info.closed_at is None else []
+        waits = await pending.pending(client, run_id) if info.closed_at is None else []
         if json:
             output.document({"run": info, "status": status, "waits_for": waits, "result": result})
         else:
             stories.print_run(info, status, waits, result)
-
-    context.run(work())
-
-
-def trace(run_id: str, *, full: bool, manifest: Path | None, json: bool) -> None:
-    """Tell one run as a story."""
-
-    async def work() -> None:
-        client = await _client(manifest)
-        await client.info(run_id)
-        told = await story(await client.handle(run_id).fetch_history(), client.temporal.data_converter)
-        if json:
-            output.document(stories.as_json(told))
-        else:
-            stories.print_story(told, full=full)
 
     context.run(work())

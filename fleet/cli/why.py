@@ -14,7 +14,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 
 from fleet.cli import context, output
-from fleet.cli.stories import pending_calls
+from fleet.cli.pending import Pending, pending_calls
 from fleet.client import FleetClient, RunInfo, connect
 from fleet.contracts.approvals import Approval, ApprovalState
 from fleet.contracts.names import FailureType, place_key
@@ -62,10 +62,10 @@ def why(run_id: str, *, manifest: Path | None, json: bool) -> None:
             found: list[Why] = []
             line = f"{run_id} waits for nothing: it is {info.state}"
         else:
-            found = await _people(client, run_id)
-            found += await _calls(client, info, manifest)
-            found = found or [await _of_workflow(client, run_id)]
-            line = "\n".join(f"{run_id} {one.text}{_by(one)}" for one in found)
+            found = await of_people(client, run_id)
+            found += await of_calls(client, info, manifest)
+            found = found or [await of_workflow(client, run_id)]
+            line = "\n".join(f"{run_id} {one.text}{attempt_of(one)}" for one in found)
         if json:
             output.document({"run": run_id, "state": info.state, "waits_for": found})
         else:
@@ -74,28 +74,34 @@ def why(run_id: str, *, manifest: Path | None, json: bool) -> None:
     context.run(work())
 
 
-def _by(one: Why) -> str:
+def attempt_of(one: Why) -> str:
+    """Which call it is about, as the end of a line; empty: the workflow itself."""
     return f" ({one.activity}, attempt {one.attempt})" if one.activity else ""
 
 
-async def _calls(client: FleetClient, info: RunInfo, manifest: Path | None) -> list[Why]:
+async def of_calls(client: FleetClient, info: RunInfo, manifest: Path | None) -> list[Why]:
+    """What each call under way waits for; without Redis as far as Temporal alone can say.
+
+    Raises:
+        RPCError: Temporal does not answer, or there is no such run.
+    """
     from fleet.cli.quota import shared_limiter
 
     pending = [
-        (of, call)
-        for of, call in await pending_calls(client, info.id)
+        one
+        for one in await pending_calls(client, info.id)
         # nobody waits for a notice
-        if call.activity_type.name != APPROVAL_NOTIFY.name
+        if one.call.activity_type.name != APPROVAL_NOTIFY.name
     ]
     try:
         async with shared_limiter(manifest) as (shared, loaded):
-            return [await _call(client, of, one, shared, _scope_of(loaded, info.agent, one)) for of, one in pending]
+            return [await _call(client, one, shared, _scope_of(loaded, info.agent, one.call)) for one in pending]
     except FleetError:
-        return [await _call(client, of, one, None, None) for of, one in pending]
+        return [await _call(client, one, None, None) for one in pending]
 
 
-async def _people(client: FleetClient, run_id: str) -> list[Why]:
-    """What the run waits for that people must do."""
+async def of_people(client: FleetClient, run_id: str) -> list[Why]:
+    """What the run waits for that people must do; nothing if it does not answer within five seconds."""
     try:
         status = await asyncio.wait_for(client.status(run_id), 5)
         asked = await client.approvals(run_id) if status.approvals else []
@@ -131,7 +137,8 @@ def _scope_of(manifest: Manifest, agent: str, pending: Any) -> str | None:
     return None
 
 
-async def _call(client: FleetClient, run_id: str, pending: Any, shared: "Limiter | None", scope_now: str | None) -> Why:
+async def _call(client: FleetClient, of: Pending, shared: "Limiter | None", scope_now: str | None) -> Why:
+    pending = of.call
     queue = pending.activity_options.task_queue.name
     failure = pending.last_failure
     kind = failure.application_failure_info.type if failure.HasField("application_failure_info") else ""
@@ -147,7 +154,7 @@ async def _call(client: FleetClient, run_id: str, pending: Any, shared: "Limiter
         scope, limit = match["scope"], match["limit"]
         if limit is None:
             return told("closed", failure.message, scope=scope)
-        number, standing = await _place(shared, scope, place_key(run_id, pending.activity_id))
+        number, standing = await _place(shared, scope, place_key(of.workflow_id, of.execution, pending.activity_id))
         if standing is None:
             return told("quota", failure.message, scope=scope, limit=limit)
         wait_s = standing.wait.total_seconds()
@@ -159,7 +166,9 @@ async def _call(client: FleetClient, run_id: str, pending: Any, shared: "Limiter
         case FailureType.STORE_LOST | FailureType.DATABASE_LOST:
             return told("store", failure.message)
     if pending.HasField("last_started_time") and not pending.HasField("next_attempt_schedule_time"):
-        return told("working", f"waits for nothing of ours: the call is under way on {pending.last_worker_identity}")
+        doing = f" ({of.doing})" if of.doing else ""
+        where = f"the call is under way on {pending.last_worker_identity}{doing}"
+        return told("working", f"waits for nothing of ours: {where}")
     if failure.message:
         return told("retry", f"tries again after: {failure.message}")
     return await _in_queue(client, queue, told, shared, scope_now)
@@ -201,7 +210,7 @@ async def _in_queue(
     return told("queue", f"waits in task queue {queue!r}: {backlog} calls there, {len(found.pollers)} workers poll")
 
 
-async def _of_workflow(client: FleetClient, run_id: str) -> Why:
+async def of_workflow(client: FleetClient, run_id: str) -> Why:
     """What the workflow itself does while it calls nobody."""
     try:
         status = await asyncio.wait_for(client.status(run_id), 5)

@@ -5,6 +5,7 @@ from typing import Final
 
 AGENT_WORKFLOW: Final = "AgentWorkflow"
 EFFECT_WORKFLOW: Final = "EffectWorkflow"
+BATCH_WORKFLOW: Final = "BatchWorkflow"
 STATUS_QUERY: Final = "status"
 APPROVALS_QUERY: Final = "approvals"
 STOP_SIGNAL: Final = "stop"
@@ -18,12 +19,33 @@ AGENT_ATTRIBUTE: Final = "Agent"
 TENANT_ATTRIBUTE: Final = "Tenant"
 WAITING_ATTRIBUTE: Final = "WaitingFor"
 """What a run waits for that may take long: `approval`, `resume` or nothing."""
-SEARCH_ATTRIBUTES: Final = (AGENT_ATTRIBUTE, TENANT_ATTRIBUTE, WAITING_ATTRIBUTE)
-"""Keywords that the namespace must know; `fleet init` registers them."""
+STATUS_ATTRIBUTE: Final = "RunStatus"
+"""`working`, `approval`, `paused`, or the outcome. (`Status` is a word of Temporal's query language.)"""
+MODEL_ATTRIBUTE: Final = "Model"
+COST_ATTRIBUTE: Final = "Cost"
+"""Money spent on models, in the currency of the prices: told as it grows by half, and at the end."""
+SEARCH_ATTRIBUTES: Final = {
+    AGENT_ATTRIBUTE: "Keyword",
+    TENANT_ATTRIBUTE: "Keyword",
+    WAITING_ATTRIBUTE: "Keyword",
+    STATUS_ATTRIBUTE: "Keyword",
+    MODEL_ATTRIBUTE: "Keyword",
+    COST_ATTRIBUTE: "Double",
+}
+"""Search attributes that the namespace must know, by Temporal's names of their kinds; `fleet init` registers them."""
+
+RUNNING_RUNS: Final = f"WorkflowType = '{AGENT_WORKFLOW}' AND ExecutionStatus = 'Running'"
+"""The visibility query of all runs that are under way."""
+
+WORKING: Final = "working"
+WORKING_APPROVAL: Final = "approval"
+PAUSED: Final = "paused"
 
 AGENT_MEMO: Final = "agent"
 GOAL_MEMO: Final = "goal"
 TENANT_MEMO: Final = "tenant"
+BEGAN_MEMO: Final = "began"
+"""When a run began that has continued as new."""
 
 
 class FailureType(StrEnum):
@@ -74,14 +96,22 @@ WAITS: Final = frozenset(
 """Failure types that are states, not errors: they never use up a retry budget."""
 
 
-def place_key(workflow_id: str, activity_id: str) -> str:
-    """Key under which an activity books its place in line: stable over its attempts."""
-    return f"{workflow_id}/{activity_id}"
+def place_key(workflow_id: str, execution: str, activity_id: str) -> str:
+    """Key under which an activity books its place in line: stable over its attempts.
+
+    A run that continues as new, or is reset, counts its activities anew: the execution's run id keeps them apart.
+    """
+    return f"{workflow_id}/{execution[:13]}/{activity_id}"
 
 
 def ending_key(workflow_id: str, endpoint: str) -> str:
     """Idempotency key of telling an endpoint that a run has ended."""
     return f"{workflow_id}/ended/{endpoint}"
+
+
+def item_run(batch: str, number: int, attempt: int) -> str:
+    """Id of the run that an item of a batch is, at its n-th attempt. Ids of batches have no colon."""
+    return f"{batch}:{number}" if attempt == 1 else f"{batch}:{number}:{attempt}"
 
 
 def effect_key(workflow_id: str, step: str) -> str:

@@ -1,10 +1,12 @@
 """A run: what it is given, where it stands, how it ended."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
-from fleet.contracts.approvals import ApprovalRule
-from fleet.contracts.llm import ToolSpec
+from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalRule, Notice
+from fleet.contracts.llm import Message, ToolSpec
+from fleet.contracts.memories import Keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,28 @@ class CallPolicy:
     """All attempts and waits of one call together."""
     max_refusals: int = 5
     """Calls in a row that cannot be made (no such tool, wrong arguments, not allowed) before the run is given up."""
+    continue_after: int | None = None
+    """Events of its history after which a run continues as new. None: when Temporal suggests it (4,096 events or 4 MB
+    by default)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextPolicy:
+    """How long the conversation with the model may become."""
+
+    tokens: int = 100_000
+    """About so many; beyond it, older turns become a summary."""
+    keep: int = 6
+    """Turns at the end that stay as they are: an answer of the model with what its calls have returned."""
+    result_chars: int = 50_000
+    """Characters of one tool's answer that the model sees: the middle of a longer one is left out. The history has all
+    of it."""
+    model: str = ""
+    """Who writes the summary, as `provider/model`. Empty: the agent's own model."""
+    price: Price | None = None
+    """Of that model."""
+    max_output_tokens: int = 2000
+    """Of the summary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +139,60 @@ class AgentDefinition:
     allow: AllowLists = field(default_factory=AllowLists)
     memory: MemoryPolicy | None = None
     price: Price | None = None
+    context: ContextPolicy | None = None
+    """None: the conversation grows until the provider refuses it."""
 
+
+RULES = 1
+"""Those that runs begin with now."""
 
 LAST_PRIORITY = 4
 """Temporal knows five: a run's first call comes one behind its others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedCase:
+    """A question to humans that an earlier execution of the run has asked."""
+
+    approval: Approval
+    rule: ApprovalRule
+    found: bool
+    events: list[ApprovalEvent] = field(default_factory=list)
+    """Not yet written down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What one execution of a run hands to the next, when it continues as new."""
+
+    executions: int
+    """How many came before."""
+    began_at: datetime
+    """When the run began."""
+    idle_s: float
+    """Seconds until now in which it has waited for people."""
+    mark: str
+    """What strangers' text is fenced with."""
+    messages: list[Message]
+    told: list[str] = field(default_factory=list)
+    """Said to the run, and not yet heard."""
+    found: bool = False
+    """Strangers' text was read."""
+    tokens_per_char: float | None = None
+    """As the provider has counted the last call."""
+    steps: int = 0
+    tokens: int = 0
+    money: str = "0"
+    waits_s: list[float] = field(default_factory=list)
+    refusals: int = 0
+    recalled: int = 0
+    cases: list[CarriedCase] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    """Not yet told."""
+    keeps: list[Keep] = field(default_factory=list)
+    """Not yet remembered."""
+    effects: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What became of each, by its step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +211,11 @@ class RunInput:
     """Only so many runs are active at once: the run waits at the door first."""
     tell: list["Told"] = field(default_factory=list)
     """Who is told when the run has ended."""
+    rules: int = 0
+    """Which of the workflow's ways the run follows: those of when it began. From 1 on it continues as new and tells its
+    status and its cost as search attributes. Whatever changes the commands of a workflow needs another number."""
+    carried: Carried | None = None
+    """Set from the second execution of a run on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +240,8 @@ class Phase(StrEnum):
 
     STARTING = "starting"
     THINKING = "thinking"
+    COMPACTING = "compacting"
+    """Its conversation has grown long: a model sums it up."""
     ACTING = "acting"
     APPROVAL = "approval"
     """A human is asked."""
@@ -185,6 +266,8 @@ class RunStatus:
     """Money spent, a decimal in the currency of the prices."""
     approvals: list[str] = field(default_factory=list)
     """Ids of open approvals."""
+    executions: int = 1
+    """Executions so far: one more each time it has continued as new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 from fleet.contracts.approvals import ApprovalEvent, Notice
 from fleet.contracts.effects import EffectRequest, EffectResult
 from fleet.contracts.llm import ChatRequest, ChatResult, QuotaUse, ToolSpec
+from fleet.contracts.memories import Finding, Keep, Kept
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -23,40 +24,6 @@ class Stub(Generic[Request, Result]):
     """The pool, and so the task queue, that serves it unless the manifest says otherwise."""
     request: type[Request]
     result: type[Result]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something worth remembering."""
-
-    text: str
-    subject: str = ""
-    """What it is about: a document's title, a question."""
-    kind: str = "finding"
-    """`finding`, `outcome` or `note` (by the model itself)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
-    """Remember these, found by one step of one run."""
-
-    tenant: str
-    agent: str
-    run_id: str
-    step: str
-    findings: list[Finding]
-    expires_s: float
-    max_bytes: int
-    """Of all memories of this tenant's agent; beyond it the oldest go."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """How many were new."""
-
-    kept: int
-    known: int
-    """Remembered already: seen again, not stored twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

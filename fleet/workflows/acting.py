@@ -45,11 +45,15 @@ class Effects:
         self._halted = halted
         self._unpaused = unpaused
         self._left_s = left_s
-        self._had: dict[str, dict[str, str]] = {}
+        self._had: dict[str, dict[str, str]] = dict(run.carried.effects) if run.carried else {}
 
     def told(self) -> list[dict[str, str]]:
         """What became of each effect, for the run's result."""
         return list(self._had.values())
+
+    def carried(self) -> dict[str, dict[str, str]]:
+        """The same by step, for the next execution of the run."""
+        return dict(self._had)
 
     async def have(self, tool: ToolBinding, arguments: dict[str, Any], *, step: str, said: str) -> EffectResult:
         """Have the effect once, and find out what became of it, from a human if need be.

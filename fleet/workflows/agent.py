@@ -4,31 +4,27 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from decimal import Decimal
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, is_cancelled_exception
 
-from fleet import budget, consent, planning
+from fleet import budget, carrying, compaction, consent, planning
 from fleet.contracts import names
-from fleet.contracts.approvals import Approval, ApprovalState, Ask, Verdict
-from fleet.contracts.effects import EffectState
-from fleet.contracts.llm import ChatResult, Message, QuotaUse, Role, ToolCall
-from fleet.contracts.runs import Outcome, Phase, RunInput, RunResult, RunStatus, ToolBinding
-from fleet.contracts.tools import DOOR_ENTER, DOOR_LEAVE, LLM_CHAT, ToolRequest, ToolResult
-from fleet.workflows import calling
+from fleet.contracts.approvals import Approval, Verdict
+from fleet.contracts.llm import ChatRequest, ChatResult, QuotaUse, Usage
+from fleet.contracts.runs import Carried, Outcome, Phase, Price, RunInput, RunResult, RunStatus
+from fleet.contracts.tools import DOOR_ENTER, DOOR_LEAVE, LLM_CHAT
+from fleet.workflows import calling, counting
 from fleet.workflows.acting import Effects
+from fleet.workflows.conversation import Conversation
 from fleet.workflows.desk import Desk
+from fleet.workflows.ending import Ended
 from fleet.workflows.idle import Idle
 from fleet.workflows.remembering import Memory
-
-
-class _Ended(Exception):
-    def __init__(self, outcome: Outcome, reason: str) -> None:
-        super().__init__(reason)
-        self.outcome = outcome
-        self.reason = reason
+from fleet.workflows.signs import Signs
+from fleet.workflows.using import Guards, Tools
 
 
 @workflow.defn(name=names.AGENT_WORKFLOW)
@@ -41,24 +37,30 @@ class AgentWorkflow:
         self._agent = run.agent
         self._id = workflow.info().workflow_id
         # nobody who writes a document can know it
-        self._mark = workflow.uuid4().hex[:12]
-        self._messages: list[Message] = planning.opening(run.agent, run.goal, self._mark)
-        self._told: list[str] = []
-        self._spent = budget.Spent()
-        self._waits: list[float] = []
+        drawn = workflow.uuid4().hex[:12]
+        carried = run.carried or Carried(
+            executions=0, began_at=workflow.info().start_time, idle_s=0.0, mark=drawn, messages=[]
+        )
+        self._talk = Conversation(run, carried.mark)
+        self._executions = carried.executions + 1
+        self._began_here_at = carried.steps
+        self._began_at = carried.began_at
+        self._spent = budget.Spent(steps=carried.steps, tokens=carried.tokens, money=Decimal(carried.money))
+        self._waits = list(carried.waits_s)
         self._phase = Phase.STARTING
         self._doing = ""
         self._stop_reason: str | None = None
         self._pause_reason: str | None = None
-        self._idle = Idle()
-        self._refusals = 0
-        self._found = False
+        self._signs = Signs(run)
+        self._idle = Idle(self._signs, carried.idle_s)
         self._desk = Desk(run, self._idle, self._halted)
         self._effects = Effects(run, self._desk, self._halted, self._unpaused, self._left_s)
         self._memory = Memory(run)
         self._calls = calling.Calls(
             run, lambda: self._stop_reason is not None, self._left_s, lambda: self._spent.steps > 0
         )
+        guards = Guards(hold=self._hold, check=self._check, on_time=self._on_time, leave=self._leave, note=self._note)
+        self._tools = Tools(run, guards, self._talk, self._desk, self._effects, self._calls, self._memory)
 
     @workflow.run
     async def run(self, run: RunInput) -> RunResult:
@@ -68,11 +70,14 @@ class AgentWorkflow:
             await self._desk.close()
         except (ApplicationError, ActivityError, asyncio.CancelledError) as error:
             # not `finally`: a run that a worker drops from its memory must do nothing on its way out
-            await self._effects.tell(self._broken(error))
+            broken = self._broken(error)
+            self._count_end(broken)
+            await self._effects.tell(broken)
             await self._desk.close()
-            await self._finish()
+            await self._finish(broken)
             raise
-        await self._finish()
+        self._count_end(result)
+        await self._finish(result)
         # it has ended so: a cancellation that comes only now changes nothing
         telling = asyncio.create_task(self._effects.tell(result))
         with suppress(asyncio.CancelledError):
@@ -84,15 +89,20 @@ class AgentWorkflow:
 
     async def _until_ended(self, run: RunInput) -> RunResult:
         try:
-            if run.door:
-                await self._enter_by_door()
-            await self._recall()
+            if run.carried is None:
+                counting.run_began(self._agent.name)
+                if run.door:
+                    await self._enter_by_door()
+                await self._recall()
+            else:
+                self._desk.resume()
+                self._memory.resume()
             answer = await self._work()
             await self._memory.keep_outcome(answer)
             return self._result(Outcome.COMPLETED, answer)
-        except _Ended as end:
+        except Ended as end:
             await self._memory.settle()
-            return self._result(end.outcome, self._last_words(), end.reason)
+            return self._result(end.outcome, self._talk.last_words(), end.reason)
 
     @workflow.query(name=names.STATUS_QUERY)
     def status(self) -> RunStatus:
@@ -109,6 +119,7 @@ class AgentWorkflow:
             paused=self._pause_reason,
             cost=f"{self._spent.money:f}",
             approvals=waiting,
+            executions=self._executions,
         )
 
     @workflow.query(name=names.APPROVALS_QUERY)
@@ -124,7 +135,7 @@ class AgentWorkflow:
     @workflow.signal(name=names.TELL_SIGNAL)
     def tell(self, message: str) -> None:
         """Something that the model reads before its next step."""
-        self._told.append(message)
+        self._talk.told.append(message)
 
     @workflow.signal(name=names.PAUSE_SIGNAL)
     def pause(self, reason: str) -> None:
@@ -166,8 +177,12 @@ class AgentWorkflow:
         except ActivityError as error:
             raise self._failed(error) from error
 
-    async def _finish(self) -> None:
+    def _count_end(self, result: RunResult) -> None:
+        counting.run_ended(self._agent.name, result.outcome, self._began_at)
+
+    async def _finish(self, result: RunResult) -> None:
         self._phase = Phase.FINISHED
+        self._signs.ended(result.outcome)
         await self._leave()
 
     async def _leave(self) -> None:
@@ -187,34 +202,96 @@ class AgentWorkflow:
         self._check()
         remembered = await self._memory.recall()
         if remembered:
-            self._found = True
-            block = planning.marked(remembered, self._mark, tag="remembered")
-            self._messages.append(Message(role=Role.USER, content=f"From earlier runs:\n{block}"))
+            self._talk.recall(remembered)
 
     async def _work(self) -> str:
         while True:
             await self._hold()
             self._check()
-            self._listen()
+            if self._is_long():
+                await self._continue()
+                continue  # somebody has stopped or paused it meanwhile
+            self._talk.listen()
+            if await self._talk.compact(self._sum_up, self._spend):
+                continue  # it took a while: whoever has paused it meanwhile, and its budget, count
             self._enter(Phase.THINKING, self._agent.model)
             reply = await self._think()
             self._spent = self._spent.step(reply.usage, self._agent.price)
-            self._messages.append(reply.message)
+            self._signs.cost(self._spent.money)
+            self._talk.answered(reply)
             match planning.decide(self._agent, reply):
                 case planning.Finish(answer=answer):
                     # whoever has spoken meanwhile is heard first
-                    if not self._told:
+                    if not self._talk.told:
                         return answer
                 case planning.Withheld(reason=reason):
-                    raise _Ended(Outcome.FAILED, reason)
+                    raise Ended(Outcome.FAILED, reason)
                 case planning.Act(calls=calls, refused=refused):
                     self._enter(Phase.ACTING, ", ".join(call.name for call, _ in calls))
-                    await self._act(calls, refused, reply.message.content)
+                    await self._tools.act(self._spent.steps, calls, refused, reply.message.content)
 
-    def _listen(self) -> None:
-        for message in self._told:
-            self._messages.append(Message(role=Role.USER, content=message))
-        self._told.clear()
+    def _is_long(self) -> bool:
+        """Whether the history has grown so long that the run goes on in a new one."""
+        info, most = workflow.info(), self._agent.policy.continue_after
+        if self._run.rules < 1:
+            return False  # it began when runs did not
+        if self._began_here_at == self._spent.steps:
+            return False  # each execution makes a step at least
+        if most is not None and info.get_current_history_length() >= most:
+            return True
+        return info.is_continue_as_new_suggested()
+
+    async def _continue(self) -> None:
+        """Go on in a new execution. No call, no effect and no question is under way.
+
+        What reaches the run until its last workflow task is carried over; what comes later has Temporal repeat that
+        task, or is for the next execution.
+        """
+        await self._memory.settle()
+        await self._desk.settle()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        if self._stop_reason is not None or self._pause_reason is not None:
+            return
+        # nothing is awaited from here on
+        counting.run_continued(self._agent.name)
+        workflow.continue_as_new(
+            replace(self._run, carried=self._carried()),
+            memo={**workflow.memo(), names.BEGAN_MEMO: self._began_at.isoformat()},
+            # long runs move to the code of today here, and nowhere else
+            initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE,
+        )
+
+    def _carried(self) -> Carried:
+        """What the next execution is told; without a store for large payloads Temporal takes 2 MB."""
+        for most in (carrying.MOST_BYTES, carrying.MOST_BYTES // 2, carrying.MOST_BYTES // 8, 0):
+            cases, notices = self._desk.carried(whole=carrying.WHOLE_CASES if most else 0)
+            carried = Carried(
+                executions=self._executions,
+                began_at=self._began_at,
+                idle_s=self._idle.total().total_seconds(),
+                mark=self._talk.mark,
+                messages=compaction.within(self._talk.messages, most, compaction.octets),
+                told=self._talk.told,
+                found=self._talk.found,
+                tokens_per_char=self._talk.tokens_per_char,
+                steps=self._spent.steps,
+                tokens=self._spent.tokens,
+                money=f"{self._spent.money:f}",
+                waits_s=self._waits,
+                refusals=self._tools.refusals,
+                recalled=self._memory.recalled,
+                cases=cases,
+                notices=notices,
+                keeps=self._memory.carried(),
+                effects=self._effects.carried(),
+            )
+            if carrying.octets(carried) <= carrying.MOST_BYTES:
+                break
+        return carried
+
+    def _spend(self, usage: Usage, price: Price | None) -> None:
+        self._spent = self._spent.more(usage, price)
+        self._signs.cost(self._spent.money)
 
     def _enter(self, phase: Phase, doing: str) -> None:
         self._phase, self._doing = phase, doing
@@ -238,11 +315,11 @@ class AgentWorkflow:
 
     def _obey(self) -> None:
         if self._stop_reason is not None:
-            raise _Ended(Outcome.STOPPED, self._stop_reason)
+            raise Ended(Outcome.STOPPED, self._stop_reason)
 
     def _on_time(self) -> None:
         if self._left_s() <= 0:
-            raise _Ended(Outcome.BUDGET_EXHAUSTED, self._too_late())
+            raise Ended(Outcome.BUDGET_EXHAUSTED, self._too_late())
 
     def _too_late(self) -> str:
         return f"the deadline of {self._agent.budget.deadline_s:g} s has passed"
@@ -251,137 +328,36 @@ class AgentWorkflow:
         self._obey()
         used_up = budget.exhausted(self._agent.budget, self._spent, self._elapsed_s())
         if used_up:
-            raise _Ended(Outcome.BUDGET_EXHAUSTED, used_up)
+            raise Ended(Outcome.BUDGET_EXHAUSTED, used_up)
 
     async def _think(self) -> ChatResult:
-        request = planning.request(self._agent, self._messages)
         try:
-            reply = await self._calls.call(
-                LLM_CHAT.name, request, ChatResult, self._agent.llm_task_queue, f"step {self._spent.steps + 1}"
-            )
+            return await self._chat(self._talk.request(), f"step {self._spent.steps + 1}")
         except ActivityError as error:
             raise self._failed(error) from error
+
+    async def _sum_up(self, request: ChatRequest) -> ChatResult:
+        self._enter(Phase.COMPACTING, request.model)
+        try:
+            return await self._chat(request, f"sum up {self._talk.described()}")
+        except ActivityError:
+            self._obey()
+            raise
+
+    async def _chat(self, request: ChatRequest, summary: str) -> ChatResult:
+        reply = await self._calls.call(LLM_CHAT.name, request, ChatResult, self._agent.llm_task_queue, summary)
         self._note(reply.quota)
         return reply
 
-    async def _act(
-        self, calls: list[tuple[ToolCall, ToolBinding]], refused: list[tuple[ToolCall, str]], said: str
-    ) -> None:
-        steps = [(call, tool, f"{self._spent.steps}.{i}") for i, (call, tool) in enumerate(calls, start=1)]
-        # all to their end, also if one of them ends the run: what an effect has done must be told
-        harmless = [self._use(call, tool, step, said) for call, tool, step in steps if not tool.effect]
-        in_order = self._one_by_one([each for each in steps if each[1].effect], said)
-        *results, effects = await asyncio.gather(*harmless, in_order, return_exceptions=True)
-        answers = iter(results)
-        done = iter(effects if isinstance(effects, list) else [])
-        for call, tool, _ in steps:
-            result = next(done if tool.effect else answers, None)
-            if isinstance(result, ToolResult):
-                self._observe(call, tool, result)
-        for result in (*results, effects):
-            if isinstance(result, BaseException):
-                raise result
-        for result in effects if isinstance(effects, list) else []:
-            if isinstance(result, BaseException):
-                raise result
-        for call, reason in refused:
-            self._messages.append(planning.observation(call, planning.refusal(reason)))
-        self._refusals = 0 if calls else self._refusals + len(refused)
-        given_up = planning.given_up(self._agent, self._refusals, refused[-1][1] if refused else "")
-        if given_up is not None:
-            raise _Ended(Outcome.FAILED, given_up)
-
-    async def _one_by_one(
-        self, steps: list[tuple[ToolCall, ToolBinding, str]], said: str
-    ) -> list[ToolResult | BaseException]:
-        """Effects of one step, in the order in which the model has named them; after one that ends the run none."""
-        results: list[ToolResult | BaseException] = []
-        for call, tool, step in steps:
-            try:
-                results.append(await self._use(call, tool, step, said))
-            except _Ended as end:
-                results.append(end)
-                break
-        return results
-
-    def _observe(self, call: ToolCall, tool: ToolBinding, result: ToolResult) -> None:
-        content = result.content
-        if tool.finds:
-            # an error too may repeat what a stranger has written
-            content = planning.marked(content, self._mark)
-            self._found = True
-        self._messages.append(planning.observation(call, content))
-        self._note(result.quota)
-
-    async def _use(self, call: ToolCall, tool: ToolBinding, step: str, said: str) -> ToolResult:
-        await self._hold()
-        arguments = call.arguments
-        wanted = consent.needed(self._agent, tool, arguments, tenant=self._run.tenant, found=self._found)
-        if wanted is not None:
-            rule, why = wanted
-            # whoever waits for people is not active: its next call of a model comes in again
-            await self._leave()
-            approval = await self._desk.ask(
-                Ask.ALLOW,
-                step=step,
-                tool=call.name,
-                arguments=arguments,
-                rule=rule,
-                why=why,
-                said=said,
-                found=self._found,
-            )
-            if approval.state is not ApprovalState.APPROVED:
-                self._check()
-                return ToolResult(content=planning.refusal(consent.told(approval)), error=True)
-            # a stop or a pause that came after the verdict is obeyed before anything begins
-            await self._hold()
-            arguments = approval.arguments
-        if tool.effect:
-            self._on_time()
-            result = await self._effects.have(tool, arguments, step=step, said=said)
-            self._note(result.quota)
-            content = result.content if result.state is EffectState.DONE else planning.refusal(consent.fate(result))
-            used = ToolResult(content=content, error=result.state is not EffectState.DONE)
-        else:
-            used = await self._plainly(call.name, call.id, arguments, tool, step)
-        if arguments != call.arguments:
-            used = ToolResult(content=planning.amended(used.content, arguments), error=used.error, quota=used.quota)
-        return used
-
-    async def _plainly(
-        self, name: str, call_id: str, arguments: dict[str, Any], tool: ToolBinding, step: str
-    ) -> ToolResult:
-        request = ToolRequest(
-            tool=name,
-            call_id=call_id,
-            arguments=arguments,
-            step=step,
-            max_failures=self._agent.policy.max_failures,
-            run_id=self._id,
-            agent=self._agent.name,
-            tenant=self._run.tenant,
-        )
-        try:
-            result = await self._calls.call(tool.activity, request, ToolResult, tool.task_queue, f"{name} {step}")
-        except ActivityError as error:
-            # A stop or the deadline ends the run; a tool that failed for good is told to the model.
-            self._check()
-            if is_cancelled_exception(error):
-                raise
-            return ToolResult(content=planning.refusal(calling.reason(error)), error=True)
-        self._memory.keep(step, result.findings)
-        return result
-
     def _failed(self, error: ActivityError) -> Exception:
         if self._stop_reason is not None:
-            return _Ended(Outcome.STOPPED, self._stop_reason)
+            return Ended(Outcome.STOPPED, self._stop_reason)
         if isinstance(error.cause, CancelledError):
             return error
         if calling.kind(error) == names.FailureType.BUDGET_EXHAUSTED:
-            return _Ended(Outcome.BUDGET_EXHAUSTED, calling.reason(error))
+            return Ended(Outcome.BUDGET_EXHAUSTED, calling.reason(error))
         if self._left_s() <= 0:
-            return _Ended(Outcome.BUDGET_EXHAUSTED, self._too_late())
+            return Ended(Outcome.BUDGET_EXHAUSTED, self._too_late())
         return ApplicationError(calling.reason(error), type=calling.kind(error), non_retryable=True)
 
     def _note(self, use: QuotaUse | None) -> None:
@@ -390,7 +366,7 @@ class AgentWorkflow:
 
     def _elapsed_s(self) -> float:
         """Seconds since the start, without those spent waiting for humans."""
-        since = workflow.now() - workflow.info().start_time
+        since = workflow.now() - self._began_at
         return (since - self._idle.total()).total_seconds()
 
     def _left_s(self) -> float:
@@ -399,16 +375,13 @@ class AgentWorkflow:
     def _broken(self, error: BaseException) -> RunResult:
         """What those are told who want to know how a run without a result has ended."""
         if is_cancelled_exception(error):
-            return self._result(Outcome.STOPPED, self._last_words(), "the run was cancelled")
+            return self._result(Outcome.STOPPED, self._talk.last_words(), "the run was cancelled")
         kind, reason = (
             (calling.kind(error), calling.reason(error))
             if isinstance(error, ActivityError)
             else (getattr(error, "type", None), getattr(error, "message", ""))
         )
-        return self._result(Outcome.FAILED, self._last_words(), f"{kind}: {reason}")
-
-    def _last_words(self) -> str:
-        return next((m.content for m in reversed(self._messages) if m.content and m.role == "assistant"), "")
+        return self._result(Outcome.FAILED, self._talk.last_words(), f"{kind}: {reason}")
 
     def _result(self, outcome: Outcome, answer: str, reason: str = "") -> RunResult:
         return RunResult(

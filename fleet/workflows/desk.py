@@ -29,8 +29,9 @@ from fleet.contracts.approvals import (
     approval_id,
     digest,
 )
-from fleet.contracts.runs import RunInput
+from fleet.contracts.runs import CarriedCase, RunInput
 from fleet.contracts.tools import APPROVAL_NOTIFY, APPROVAL_RECORD
+from fleet.workflows import counting
 from fleet.workflows.idle import Idle
 
 _HEARTBEAT = timedelta(seconds=20)
@@ -52,6 +53,12 @@ class _Case:
     """Not yet written down."""
 
 
+@dataclass(slots=True)
+class _Telling:
+    notice: Notice
+    task: asyncio.Task[None]
+
+
 class Desk:
     """The approvals of one run."""
 
@@ -64,8 +71,12 @@ class Desk:
         self._run = run
         self._idle = idle
         self._halted = halted
-        self._cases: dict[str, _Case] = {}
-        self._notices: list[asyncio.Task[None]] = []
+        carried = run.carried
+        self._cases = {
+            case.approval.id: _Case(case.approval, case.rule, case.found, list(case.events))
+            for case in (carried.cases if carried else [])
+        }
+        self._notices: list[_Telling] = []
 
     def all(self) -> list[Approval]:
         """Everything that was asked, oldest first."""
@@ -91,6 +102,8 @@ class Desk:
         case.approval = consent.after(case.approval, verdict, workflow.now())
         state = case.approval.state
         what = "voted" if state is ApprovalState.OPEN else state.value
+        if state is not ApprovalState.OPEN:
+            counting.approval_ended(case.approval)
         self._happened(case, what, vote=case.approval.votes[-1])
         if verdict.decision is Decision.AMEND and state is ApprovalState.OPEN:
             # the others have been shown arguments that are void now
@@ -155,6 +168,7 @@ class Desk:
         )
         self._cases[case.approval.id] = case
         self._happened(case, "opened")
+        counting.approval_opened(case.approval)
         self._idle.begin("approval")
         try:
             await self._write(case)
@@ -174,14 +188,42 @@ class Desk:
         self._tell(case, case.approval.state.value, case.approval.approvers)
         return case.approval
 
+    def resume(self) -> None:
+        """Tell what an earlier execution of the run has not told to the end. Twice is better than never."""
+        for notice in self._run.carried.notices if self._run.carried else []:
+            self._send(notice)
+
+    async def settle(self) -> None:
+        """Wait, not for long, for notices under way."""
+        with suppress(TimeoutError):
+            await workflow.wait_condition(lambda: all(n.task.done() for n in self._notices), timeout=_LAST_NOTICES)
+
+    def carried(self, *, whole: int) -> tuple[list[CarriedCase], list[Notice]]:
+        """All questions, and the notices under way, for the next execution of the run.
+
+        Args:
+            whole: of decided ones so many are told whole; of older ones what was decided.
+        """
+        decided = [key for key, case in self._cases.items() if case.approval.state is not ApprovalState.OPEN]
+        brief = {key for key in decided[: len(decided) - whole] if not self._cases[key].events}
+        cases = [
+            CarriedCase(
+                approval=replace(case.approval, arguments={}, goal="", said="") if key in brief else case.approval,
+                rule=case.rule,
+                found=case.found,
+                events=list(case.events),
+            )
+            for key, case in self._cases.items()
+        ]
+        return cases, [telling.notice for telling in self._notices if not telling.task.done()]
+
     async def close(self) -> None:
         """The run ends: what was refused lately is written down, what cannot be told by now is given up."""
         for case in self._cases.values():
             await self._write(case)
-        with suppress(TimeoutError):
-            await workflow.wait_condition(lambda: all(n.done() for n in self._notices), timeout=_LAST_NOTICES)
-        for notice in self._notices:
-            notice.cancel()
+        await self.settle()
+        for telling in self._notices:
+            telling.task.cancel()
 
     async def _until_ended(self, case: _Case) -> None:
         rule, opened = case.rule, case.approval.opened_at
@@ -241,6 +283,7 @@ class Desk:
 
     def _end(self, case: _Case, state: ApprovalState, reason: str) -> None:
         case.approval = replace(case.approval, state=state, reason=reason, decided_at=workflow.now())
+        counting.approval_ended(case.approval)
         self._happened(case, state.value)
 
     def _happened(self, case: _Case, what: str, *, vote: Vote | None = None, detail: str = "") -> None:
@@ -276,7 +319,11 @@ class Desk:
     def _tell(self, case: _Case, what: str, to: list[str]) -> None:
         for endpoint in case.approval.notify:
             notice = Notice(approval=case.approval, what=what, endpoint=endpoint, to=to, at=workflow.now())
-            self._notices.append(asyncio.create_task(self._notify(notice)))
+            self._send(notice)
+
+    def _send(self, notice: Notice) -> None:
+        self._notices = [telling for telling in self._notices if not telling.task.done()]
+        self._notices.append(_Telling(notice, asyncio.create_task(self._notify(notice))))
 
     async def _notify(self, notice: Notice) -> None:
         # whoever cannot be told is told again by a reminder; the history says what went wrong

@@ -1,24 +1,25 @@
-"""When a run waits for people: it is found by that, and its deadline does not count it."""
+"""When a run waits for people: its deadline does not count it."""
 
 from collections import Counter
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey
 
-from fleet.contracts import names
-
-_WAITING = SearchAttributeKey.for_keyword(names.WAITING_ATTRIBUTE)
+from fleet.workflows.signs import Signs
 
 
 class Idle:
     """Counts, once, the time in which a run waits for at least one person."""
 
-    def __init__(self) -> None:
+    def __init__(self, signs: Signs, before_s: float = 0.0) -> None:
+        """Args:
+        signs: where it is shown.
+        before_s: seconds counted by earlier executions of the run.
+        """
+        self._signs = signs
         self._for: Counter[str] = Counter()
         self._since: datetime | None = None
-        self._before = timedelta(0)
-        self._shown: str | None = None
+        self._before = timedelta(seconds=before_s)
 
     def begin(self, what: str) -> None:
         """Wait for somebody: `approval` or `resume`. May be nested; each needs its `end`."""
@@ -41,8 +42,4 @@ class Idle:
         return self._before + (workflow.now() - self._since if self._since else timedelta(0))
 
     def _show(self) -> None:
-        shown = next(iter(sorted(self._for)), None)
-        if shown != self._shown:
-            self._shown = shown
-            update = _WAITING.value_unset() if shown is None else _WAITING.value_set(shown)
-            workflow.upsert_search_attributes([update])
+        self._signs.waits_for(next(iter(sorted(self._for)), None))

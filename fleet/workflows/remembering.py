@@ -3,19 +3,27 @@
 import asyncio
 import json
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
+from fleet.contracts.memories import Finding, Keep, Kept
 from fleet.contracts.runs import MemoryPolicy, RunInput
-from fleet.contracts.tools import MEMORY_KEEP, MEMORY_RECALL, Finding, Keep, Kept, ToolRequest, ToolResult
+from fleet.contracts.tools import MEMORY_KEEP, MEMORY_RECALL, ToolRequest, ToolResult
 
 _RECALL_WITHIN = timedelta(seconds=30)
 _KEEP_WITHIN = timedelta(minutes=5)
 _LAST_WITHIN = timedelta(seconds=30)
 """How long the end of a run waits for what is still to be kept."""
+
+
+@dataclass(slots=True)
+class _Keeping:
+    request: Keep
+    task: asyncio.Task[None]
 
 
 class Memory:
@@ -24,8 +32,8 @@ class Memory:
     def __init__(self, run: RunInput) -> None:
         self._run = run
         self._policy: MemoryPolicy | None = run.agent.memory
-        self._keeping: list[asyncio.Task[None]] = []
-        self.recalled = 0
+        self._keeping: list[_Keeping] = []
+        self.recalled = run.carried.recalled if run.carried else 0
         """Memories that the run began with."""
 
     async def recall(self) -> str:
@@ -62,23 +70,37 @@ class Memory:
     def keep(self, step: str, findings: list[Finding]) -> None:
         """Remember what a step has found, while the run goes on."""
         if self._policy is not None and self._policy.findings and findings:
-            self._keeping.append(asyncio.create_task(self._keep(self._policy, step, findings)))
+            self._begin(self._policy, self._request(self._policy, step, findings))
 
     async def keep_outcome(self, answer: str) -> None:
         """The run has completed: remember what came of it."""
         if self._policy is not None and self._policy.outcome and answer:
             outcome = Finding(text=answer, subject=self._run.goal[:1000], kind="outcome")
-            self._keeping.append(asyncio.create_task(self._keep(self._policy, "end", [outcome])))
+            self._begin(self._policy, self._request(self._policy, "end", [outcome]))
         await self.settle()
 
     async def settle(self) -> None:
         """Wait, not for long, for what is still being kept."""
         if self._keeping:
             with suppress(TimeoutError):
-                await workflow.wait_condition(lambda: all(k.done() for k in self._keeping), timeout=_LAST_WITHIN)
+                await workflow.wait_condition(lambda: all(k.task.done() for k in self._keeping), timeout=_LAST_WITHIN)
 
-    async def _keep(self, policy: MemoryPolicy, step: str, findings: list[Finding]) -> None:
-        request = Keep(
+    def resume(self) -> None:
+        """Keep what an earlier execution of the run has not kept to the end. What was kept is known again."""
+        if self._policy is not None and self._run.carried is not None:
+            for request in self._run.carried.keeps:
+                self._begin(self._policy, request)
+
+    def carried(self) -> list[Keep]:
+        """What is still being kept, for the next execution of the run."""
+        return [keeping.request for keeping in self._keeping if not keeping.task.done()]
+
+    def _begin(self, policy: MemoryPolicy, request: Keep) -> None:
+        self._keeping = [keeping for keeping in self._keeping if not keeping.task.done()]
+        self._keeping.append(_Keeping(request, asyncio.create_task(self._keep(policy, request))))
+
+    def _request(self, policy: MemoryPolicy, step: str, findings: list[Finding]) -> Keep:
+        return Keep(
             tenant=self._run.tenant,
             agent=self._run.agent.name,
             run_id=workflow.info().workflow_id,
@@ -87,6 +109,8 @@ class Memory:
             expires_s=policy.expires_s,
             max_bytes=policy.max_bytes,
         )
+
+    async def _keep(self, policy: MemoryPolicy, request: Keep) -> None:
         with suppress(ActivityError):
             await workflow.execute_activity(
                 MEMORY_KEEP.name,
@@ -96,5 +120,5 @@ class Memory:
                 start_to_close_timeout=timedelta(seconds=10),
                 schedule_to_close_timeout=_KEEP_WITHIN,
                 retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
-                summary=f"remember {step}",
+                summary=f"remember {request.step}",
             )

@@ -16,10 +16,9 @@ from typing import Any
 import httpx2
 import psutil
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client
 
 from fleet import settings as environment
-from fleet.client import FleetClient
+from fleet.client import FleetClient, connect
 from fleet.errors import FleetError
 from fleet.settings import Settings
 from fleet.tables import AGENTS_POOL
@@ -250,23 +249,27 @@ async def run(sizes: Sequence[int] = SIZES, say: Callable[[str], None] = lambda 
     return Found(rows=rows)
 
 
-async def _measure(size: int, folder: Path, settings: Settings, say: Callable[[str], None]) -> Figures:
+def laid_out(folder: Path) -> Plan:
+    """A fleet of readers with a collection of documents, in a folder that is made."""
     source, documents = folder / "source.toml", folder / "documents"
+    documents.mkdir(parents=True)
     source.write_text(MANIFEST, encoding="utf-8")
-    documents.mkdir()
     for name, text in DOCUMENTS.items():
         (documents / f"{name}.md").write_text(f"# The {name}\n\n{text}\n", encoding="utf-8")
-    plan = Plan(
+    return Plan(
         folder=folder / "fleet",
         manifest=source,
         pools={"agents": 1, "llm": 1, "search": 1},
         own_ledger=True,
         corpus=documents,
     )
+
+
+async def _measure(size: int, folder: Path, settings: Settings, say: Callable[[str], None]) -> Figures:
     say(f"{size} agents: a fleet starts")
-    async with LocalFleet(plan, settings) as fleet, limiter(fleet.settings(), fleet.manifest) as shared:
+    async with LocalFleet(laid_out(folder), settings) as fleet, limiter(fleet.settings(), fleet.manifest) as shared:
         await fleet.workers_ready()
-        client = FleetClient(await Client.connect(fleet.endpoints.temporal), fleet.manifest)
+        client = FleetClient(await connect(fleet.settings(), address=fleet.endpoints.temporal), fleet.manifest)
         ledgers = Ledgers(fleet.simulators["http"])
         try:
             return await _Trial(size, fleet, client, shared, ledgers, say).run()

@@ -8,13 +8,14 @@ from load.oracles.fairness import FairnessAgents, FairnessTenants, ShareKept
 from load.oracles.memory import MemoryFlat
 from load.oracles.quota import CallsWhileClosed, Overrun, Refusals429, Utilisation
 from load.oracles.recovery import Recovery
+from load.oracles.versions import Drained, VersionKept
 from load.oracles.waits import Drain, Starved, Waits
 from load.trial import Evidence, Finding
 
 __all__ = [
-    "ORACLES", "CallsWhileClosed", "Drain", "FairnessAgents", "FairnessTenants", "MemoryFlat", "NothingLost",
-    "NothingTwice", "Oracle", "Overrun", "Recovery", "Refusals429", "ShareKept", "Starved", "Utilisation", "Waits",
-    "judged",
+    "ORACLES", "CallsWhileClosed", "Drain", "Drained", "FairnessAgents", "FairnessTenants", "MemoryFlat", "NothingLost",
+    "NothingTwice", "Oracle", "Overrun", "Recovery", "Refusals429", "ShareKept", "Starved", "Utilisation",
+    "VersionKept", "Waits", "judged",
 ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ class Oracle(Protocol):
 
 _CLASSES: tuple[type[Oracle], ...] = (
     NothingLost, NothingTwice, Overrun, Refusals429, CallsWhileClosed, Utilisation, FairnessTenants, ShareKept,
-    FairnessAgents, Starved, Drain, Waits, Recovery, MemoryFlat,
+    FairnessAgents, Starved, Drain, Waits, Recovery, MemoryFlat, VersionKept, Drained,
 )  # fmt: skip
 
 ORACLES: dict[str, type[Oracle]] = {str(oracle.name): oracle for oracle in _CLASSES}

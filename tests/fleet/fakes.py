@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from temporalio import activity
-from temporalio.api.enums.v1 import EventType, IndexedValueType
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.testservice.v1 import SleepRequest
 from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
@@ -19,10 +19,12 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from fleet import attributes
 from fleet.contracts import names
 from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalRule, ApprovalState, Decision, Notice, Verdict
 from fleet.contracts.effects import EffectRequest, EffectResult, EffectState, Mode
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, QuotaUse, Role, ToolCall, Usage
+from fleet.contracts.memories import Keep, Kept
 from fleet.contracts.runs import AgentDefinition, Budget, CallPolicy, RunInput, RunResult, ToolBinding
 from fleet.contracts.tools import (
     APPROVAL_NOTIFY,
@@ -35,8 +37,6 @@ from fleet.contracts.tools import (
     SEARCH_QUERY,
     TOOLS,
     WEBHOOK_SEND,
-    Keep,
-    Kept,
     ToolRequest,
     ToolResult,
 )
@@ -74,7 +74,11 @@ class Fakes:
     """A scripted model and two tools."""
 
     script: list[ChatResult | Exception] = field(default_factory=list)
+    answer: Callable[[int, ChatRequest], ChatResult | Exception] | None = None
+    """Instead of a script: what is answered to which call."""
     search: Callable[[ToolRequest], ToolResult] = lambda _: ToolResult(content='{"results": []}')
+    held: Callable[[ChatRequest], bool] = lambda _: False
+    """Which calls of the model wait until it says otherwise."""
     seen: list[ChatRequest] = field(default_factory=list)
     sent: list[EffectRequest] = field(default_factory=list)
     attempts: list[EffectRequest] = field(default_factory=list)
@@ -116,7 +120,13 @@ class Fakes:
         if self.thinking is not None:
             self.thinking.set()
         await _until(self.thought)
-        answer = self.script[min(len(self.seen), len(self.script)) - 1]
+        while self.held(request):
+            activity.heartbeat()
+            await asyncio.sleep(0.01)
+        if self.answer is None:
+            answer = self.script[min(len(self.seen), len(self.script)) - 1]
+        else:
+            answer = self.answer(len(self.seen), request)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -328,8 +338,8 @@ def time_skipping() -> Iterator[str]:
     environment = loop.run_until_complete(
         WorkflowEnvironment.start_time_skipping(test_server_existing_path=binary("temporal-test-server"))
     )
-    keywords = dict.fromkeys(names.SEARCH_ATTRIBUTES, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
-    request = AddSearchAttributesRequest(namespace="default", search_attributes=keywords)
+    kinds = {name: attributes.KINDS[kind] for name, kind in names.SEARCH_ATTRIBUTES.items()}
+    request = AddSearchAttributesRequest(namespace="default", search_attributes=kinds)
     loop.run_until_complete(environment.client.operator_service.add_search_attributes(request))
     yield environment.client.service_client.config.target_host
     loop.run_until_complete(environment.shutdown())

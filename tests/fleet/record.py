@@ -1,24 +1,26 @@
-"""Record a history for `test_replay.py`: `python -m tests.fleet.record NAME`.
+"""Record the histories of a case for `test_replay.py`: `python -m tests.fleet.record NAME`.
 
-Names: completed, stopped, budget, failed-tool, amended, withdrawn, settled.
+All executions of its run, and those of its effects, in the folder of this release.
 """
 
 import asyncio
 import os
 import re
 import sys
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import WorkflowHandle
-from temporalio.common import SearchAttributeKey
+from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
+from fleet import attributes
 from fleet.contracts import names
 from fleet.contracts.approvals import ApprovalRule, Decision
 from fleet.contracts.effects import EffectRequest, EffectResult, EffectState
-from fleet.contracts.runs import MemoryPolicy
+from fleet.contracts.runs import RULES, CallPolicy, ContextPolicy, MemoryPolicy
 from fleet.contracts.tools import ToolResult
 from tests.conftest import binary
 from tests.fleet.fakes import Fakes, calls, decided, opened, pays, run_input, says, serving, verdict
@@ -31,6 +33,10 @@ def _unknown(request: EffectRequest) -> EffectResult | None:
 
 def _refuse(_: object) -> ToolResult:
     raise ApplicationError("no such index", type="BadRequest", non_retryable=True)
+
+
+def _wordy(_: object) -> ToolResult:
+    return ToolResult(content="x" * 900)
 
 
 RULE = ApprovalRule(tool="transfer", approvers=["ann@example.com"], notify=["hook"])
@@ -46,6 +52,19 @@ CASES = {
     "withdrawn": (Fakes(script=[SEARCH, pays()]), {"agent": {"approvals": [RULE]}}),
     # nobody knows of its transfer; a human does
     "settled": (Fakes(script=[SEARCH, pays(), says("paid")], effect=_unknown), {}),
+    # continued as new twice, with an effect and an approval before; shown by search attributes
+    "continued": (
+        Fakes(script=[pays(), SEARCH, says("paid")]),
+        {"agent": {"approvals": [RULE], "policy": CallPolicy(continue_after=1)}, "rules": RULES},
+    ),
+    # its conversation is summed up
+    "compacted": (
+        Fakes(
+            script=[SEARCH, SEARCH, SEARCH, says("notes"), says("found")],
+            search=lambda _: ToolResult(content="x" * 900),
+        ),
+        {"agent": {"context": ContextPolicy(tokens=500, keep=1, result_chars=600)}, "rules": RULES},
+    ),
 }
 
 
@@ -68,37 +87,58 @@ async def _settled(run: WorkflowHandle[Any, Any]) -> None:
     await run.signal(names.DECIDE_SIGNAL, verdict(await opened(run)))
 
 
-MEANWHILE = {"amended": _amended, "withdrawn": _withdrawn, "settled": _settled}
+async def _continued(run: WorkflowHandle[Any, Any]) -> None:
+    asked = await opened(run)
+    await run.signal(names.TELL_SIGNAL, "hurry")
+    await decided(run, verdict(asked))
+
+
+MEANWHILE = {"amended": _amended, "withdrawn": _withdrawn, "settled": _settled, "continued": _continued}
 
 
 async def record(name: str) -> None:
-    """Run the case on a real server and write its history."""
-    fakes, budget = CASES[name]
-    fakes.hold = asyncio.Event()
+    """Run the case on a real server and write its histories."""
+    fakes, wanted = CASES[name]
+    wanted = dict(wanted)
+    rules = wanted.pop("rules", 0)
+    if name != "continued":
+        fakes.hold = asyncio.Event()
     async with (
         await WorkflowEnvironment.start_local(
             dev_server_existing_path=binary("temporal"),
-            search_attributes=[SearchAttributeKey.for_keyword(name) for name in names.SEARCH_ATTRIBUTES],
+            search_attributes=attributes.KEYS,
         ) as environment,
         serving(environment.client, fakes, "q"),
     ):
         run = await environment.client.start_workflow(
-            names.AGENT_WORKFLOW, run_input("q", **budget), id=name, task_queue="q"
+            names.AGENT_WORKFLOW, replace(run_input("q", **wanted), rules=rules), id=name, task_queue="q"
         )
-        await fakes.under_way.wait()
-        if name == "stopped":
-            await run.signal(names.STOP_SIGNAL, "enough")
-        else:
-            fakes.hold.set()
+        if fakes.hold is not None:
+            await fakes.under_way.wait()
+            if name == "stopped":
+                await run.signal(names.STOP_SIGNAL, "enough")
+            else:
+                fakes.hold.set()
         if name in MEANWHILE:
             await MEANWHILE[name](run)
         await run.result()
-        target = Path(__file__).parent / "histories" / f"{name}.json"
-        history = (await run.fetch_history()).to_json()
-        # nothing of the machine that recorded it
-        history = re.sub(r'("stackTrace": )"(\\.|[^"\\])*"', r'\1""', history)
-        history = re.sub(r'("identity": )"[^"]*"', r'\1"recorder"', history)
-        target.write_text(history + "\n")
+        client, run_id, number = environment.client, run.first_execution_run_id, 1
+        while run_id:
+            history = await client.get_workflow_handle(name, run_id=run_id).fetch_history()
+            _write(name if number == 1 else f"{name}-{number}", history)
+            last = history.events[-1].workflow_execution_continued_as_new_event_attributes
+            run_id, number = last.new_execution_run_id, number + 1
+        for key in dict.fromkeys(request.key for request in fakes.attempts):
+            _write(f"{key.replace('/', '-')}-effect", await client.get_workflow_handle(key).fetch_history())
+
+
+def _write(stem: str, history: WorkflowHistory) -> None:
+    folder = Path(__file__).parent / "histories" / version("agent-fleet")
+    folder.mkdir(exist_ok=True)
+    # nothing of the machine that recorded it
+    text = re.sub(r'("stackTrace": )"(\\.|[^"\\])*"', r'\1""', history.to_json())
+    text = re.sub(r'("identity": )"[^"]*"', r'\1"recorder"', text)
+    (folder / f"{stem}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -171,6 +171,12 @@ def test_an_unknown_agent_is_refused_with_those_there_are(tmp_path):
         ("[pools.agents]", "", "pools.agents: is required"),
         ("[pools.llm]", "[pools.llm]\nslots = 0", "pools.llm.slots: "),
         ("[pools.llm]", "[pools.lm]", "pools.lm: no such pool"),
+        ("[pools.llm]", '[pools.llm]\ntask_queue = "agents"', "llm.task_queue: 'agents' is that of pools.agents too"),
+        (
+            "[pools.agents]\n[pools.llm]",
+            '[pools.agents]\ntask_queue = "a.b"\n[pools.llm]\ntask_queue = "a-b"',
+            "pools.llm.task_queue: 'a-b' is that of pools.agents too",
+        ),
         ('kind = "corpus"', 'kind = "google"', "providers.search: 'google' is not one of"),
         ('kind = "smtp"', 'kind = "corpus"', "pools.email.provider: providers.email is of kind 'corpus'"),
         ('[quotas."openai/m"]', '[quotas."nobody/m"]', 'quotas."nobody/m": there is no [providers.nobody]'),

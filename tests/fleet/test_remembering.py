@@ -10,8 +10,9 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from fleet.contracts.llm import Role
+from fleet.contracts.memories import Finding
 from fleet.contracts.runs import MemoryPolicy, Outcome, RunResult
-from fleet.contracts.tools import Finding, ToolResult
+from fleet.contracts.tools import ToolResult
 from fleet.planning import marked
 from fleet.workflows import remembering
 from fleet.workflows.agent import AgentWorkflow

@@ -5,23 +5,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from temporalio.client import Client
 
 from fleet import settings
-from fleet.client import FleetClient
+from fleet.client import FleetClient, connect
 from load.local import LocalFleet, Plan
 from load.providers import Ledgers
 
 MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Of whole fleets two run at the same time at most: a scenario, and another one."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents and item.get_closest_marker("trial"):
-            item.add_marker(pytest.mark.xdist_group("scenarios" if item.path.stem == "test_scenarios" else "fleets"))
 
 
 @pytest.fixture
@@ -39,7 +29,9 @@ async def local_fleet(tmp_path):
             found = LocalFleet(Plan(folder=tmp_path / "fleet", manifest=source, pools=pools, **plan), settings.load())
             await stack.enter_async_context(found)
             await found.workers_ready()
-            found.client = FleetClient(await Client.connect(found.endpoints.temporal), found.manifest)
+            found.client = FleetClient(
+                await connect(found.settings(), address=found.endpoints.temporal), found.manifest
+            )
             found.ledgers = Ledgers(found.simulators["http"])
             stack.push_async_callback(found.ledgers.aclose)
             return found

@@ -55,40 +55,32 @@ def call(row):
     return run, activity
 
 
-async def test_workers_of_every_pool_are_killed(local_fleet):
+async def test_workers_of_every_pool_are_killed_and_then_temporal(local_fleet):
     fleet = await local_fleet({"agents": 1, "llm": 2, "search": 1, "email": 1}, ROOMY)
     runs = await start_runs(fleet)
-    killed_at, known = {}, {}
-    for mails, worker in ((1, "llm-1"), (2, "email-1"), (3, "agents-1"), (4, "search-1"), (5, "llm-2")):
-        await until_mails(fleet, mails)
-        known[worker] = await completed_calls(fleet, runs)
-        killed_at[worker] = len(await fleet.ledgers.rows("openai"))
-        os.kill(fleet.supervisor.pids()[worker], signal.SIGKILL)
-    ended = await results(fleet, runs)
-
-    assert [result.outcome for result in ended] == [Outcome.COMPLETED] * AGENTS
-    assert await fleet.ledgers.mail() == {"delivered": AGENTS, "unique": AGENTS, "duplicates": 0}
-    assert all(fleet.supervisor.restarts(worker) == 1 for worker in killed_at)
-    rows = await fleet.ledgers.rows("openai")
-    assert known["llm-2"]
-    for worker, calls in known.items():
-        again = {call(row) for row in rows[killed_at[worker] :]} & calls
-        assert again == set(), f"completed before {worker} was killed, and called again"
-    assert [row["outcome"] for row in rows if row["outcome"] == "429"] == []
-
-
-async def test_temporal_is_killed_and_started_again_on_its_file(local_fleet):
-    fleet = await local_fleet({"agents": 1, "llm": 1, "search": 1, "email": 1}, ROOMY)
-    runs = await start_runs(fleet)
     ending = asyncio.create_task(results(fleet, runs))
-    await until_mails(fleet, 2)
-    before = await completed_calls(fleet, runs)
-    served = len(await fleet.ledgers.rows("openai"))
+    served, known = {}, {}
+
+    async def note(victim, mails):
+        await until_mails(fleet, mails)
+        known[victim] = await completed_calls(fleet, runs)
+        served[victim] = len(await fleet.ledgers.rows("openai"))
+
+    workers = ("llm-1", "email-1", "agents-1", "search-1", "llm-2")
+    for mails, worker in enumerate(workers, 1):
+        await note(worker, mails)
+        os.kill(fleet.supervisor.pids()[worker], signal.SIGKILL)
+    await note("temporal", 6)
     await fleet.stack.kill_temporal()
+    # on its file
     await fleet.stack.restart_temporal()
 
     assert [result.outcome for result in await ending] == [Outcome.COMPLETED] * AGENTS
     assert await fleet.ledgers.mail() == {"delivered": AGENTS, "unique": AGENTS, "duplicates": 0}
+    assert {worker: fleet.supervisor.restarts(worker) for worker in workers} == dict.fromkeys(workers, 1)
     rows = await fleet.ledgers.rows("openai")
-    assert {call(row) for row in rows[served:]} & before == set()
-    assert set(fleet.supervisor.pids()) == {"simulators", "agents-1", "llm-1", "search-1", "email-1"}
+    assert known["temporal"]
+    for victim, calls in known.items():
+        again = {call(row) for row in rows[served[victim] :]} & calls
+        assert again == set(), f"completed before {victim} was killed, and called again"
+    assert [row["outcome"] for row in rows if row["outcome"] == "429"] == []

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from redis.asyncio import Redis
 from fleet import settings as environment
 from load import harness, scenario
 from load.course import Course
-from load.local import Plan, parse_pools
+from load.local import FIRST_BUILD, Plan, parse_pools
 from load.plants import PLANTS
 from load.scenario import Stage
 from load.view import View
@@ -27,16 +28,17 @@ pytestmark = [pytest.mark.trial, pytest.mark.timeout(300), pytest.mark.asyncio(l
 
 FLEET = str(Path(sys.executable).parent / "fleet")
 MANIFEST = Path(__file__).parents[2] / "deploy" / "fleet.toml"
-APART = {"redis_failover"}
-"""Scenarios whose stage is another."""
+APART = {"redis_failover", "rolling_deploy", "incident"}
+"""Scenarios whose stage is another, or that another trial runs (`test_seeing`)."""
 MIX = "load-caller=3,load-mailer=1"
 TOGETHER = [name for name in scenario.names() if name not in APART]
+TIMED = {"burst", "noisy_tenant", "quota_squeeze"}
+"""Judged by seconds."""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def crew(tmp_path_factory):
+@asynccontextmanager
+async def staged(folder, build=""):
     """One fleet for all scenarios whose stage it can be: networks that can be cut, two workers where some die."""
-    folder = tmp_path_factory.mktemp("scenarios")
     changes = scenario.find("mixed_day")
     stage = changes.stage(changes.ask(changes.short))
     plan = Plan(
@@ -45,8 +47,22 @@ async def crew(tmp_path_factory):
         pools=parse_pools("agents=1,llm=2,search=1,email=2"),
         own_ledger=True,
         proxied=True,
+        build=build,
     )
     async with harness.standing(plan, environment.Settings(), View(quiet=True), asyncio.Event()) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def crew(tmp_path_factory):
+    async with staged(tmp_path_factory.mktemp("scenarios")) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def versioned(tmp_path):
+    """Workers that belong to a version."""
+    async with staged(tmp_path, FIRST_BUILD) as found:
         yield found
 
 
@@ -68,7 +84,9 @@ async def judged(crew, name, *, plants=(), **changed):
         return await course.run(asyncio.Event())
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.alone) if name in TIMED else name for name in TOGETHER]
+)
 async def test_every_scenario_passes_in_its_short_form(crew, name):
     report = await judged(crew, name)
     assert [f"{f.name} {f.value:g}, bound {f.bound:g}: {f.says}" for f in report.oracles if not f.ok] == []
@@ -92,9 +110,21 @@ async def test_every_plant_is_caught(crew, plants, where, mix, caught):
     assert caught <= {finding.name for finding in report.oracles if not finding.ok}
 
 
+async def test_a_new_version_is_deployed_under_load_and_a_run_that_was_moved_is_caught(versioned):
+    report = await judged(versioned, "rolling_deploy")
+    assert [f"{f.name} {f.value:g}, bound {f.bound:g}: {f.says}" for f in report.oracles if not f.ok] == []
+    assert report.agents["completed"] == report.agents["started"] > 0
+    # those that are there for a while
+    mix = "load-caller,load-petitioner"
+    report = await judged(versioned, "rolling_deploy", plants=("move",), mix=mix, agents=60, **{"for": 24})
+    moved = {f.name: f for f in report.oracles}
+    assert "plant_move" not in moved
+    assert moved["version_kept"].value >= 1
+
+
 async def test_every_plant_is_tried():
     (tried,) = [mark.args[1] for mark in test_every_plant_is_caught.pytestmark if mark.name == "parametrize"]
-    assert {plant for plants, *_ in tried for plant in plants} == set(PLANTS)
+    assert {plant for plants, *_ in tried for plant in plants} | {"move"} == set(PLANTS)
 
 
 def fleet(tmp_path, *arguments, **more):

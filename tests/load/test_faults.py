@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -15,7 +16,7 @@ import pytest
 from fleet.errors import BadInput, FleetError
 from load.faults import Faults, Simulators, check, rss_mb
 from load.local import Plan
-from load.trial import Fault
+from load.trial import Deploy, Fault
 from workers.supervisor import ProcessSpec, Supervisor
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
@@ -69,6 +70,13 @@ class Ground:
 
     async def rejoin(self):
         self.orders.append("rejoin")
+
+    async def deploy(self, told):
+        self.orders.append("deploy")
+        deploy = Deploy(before="v1", after="v2", promoting_at=time.time(), promoted_at=time.time())
+        told(deploy)
+        await asyncio.sleep(0.2)
+        told(replace(deploy, drained_at=time.time()))
 
     async def play(self, steps):
         self.orders += [json.dumps(step) for step in steps]
@@ -405,3 +413,23 @@ def test_what_can_strike_is_accepted():
     ]
     check(timeline, Ground(None), 60)
     check([Fault(at_s=1, kind="redis_failover"), Fault(at_s=1, kind="temporal_cut")], Ground(None, sentinel=True), 60)
+
+
+async def test_a_deployment_lasts_until_the_old_version_is_free():
+    ground = Ground(Supervisor(), build="v1")
+    deployment = [Fault(at_s=0, kind="deploy")]
+    check(deployment, ground, 10)
+    faults = Faults(ground, deployment, script=ground)
+    striking = asyncio.create_task(faults.strike(time.time()))
+    await until(lambda: faults.deploying)
+    assert faults.deploys[0].drained_at is None
+    await striking
+    assert not faults.deploying
+    (mark,), (deploy,) = faults.marks, faults.deploys
+    assert mark.what == "workers of another version take over: v2 instead of v1"
+    assert mark.at < deploy.drained_at <= mark.until
+
+
+def test_without_a_version_there_is_none_that_could_follow(bare):
+    with pytest.raises(BadInput, match="deploy at 0 s: the workers have no version that another could follow"):
+        check([Fault(at_s=0, kind="deploy")], bare, 10)

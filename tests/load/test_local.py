@@ -7,6 +7,7 @@ import re
 import signal
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 from redis.asyncio import Redis
@@ -139,7 +140,8 @@ async def test_with_sentinels_the_quotas_are_theirs_and_survive_the_primary(tmp_
         assert url == fleet.settings().redis() == fleet.endpoints.redis
         assert set(fleet.networks) == {"temporal"}
         fleet.announce()
-        assert json.loads((tmp_path / "dev.json").read_text())["redis"] == url
+        told = json.loads((tmp_path / "dev.json").read_text())
+        assert (told["redis"], told["owner"]) == (url, MANIFEST.stem)
         scope = next(iter(fleet.manifest.scopes()))
         faults = Faults(fleet, [Fault(at_s=0, kind="redis_failover"), Fault(at_s=0.1, kind="redis_failover")])
         for _ in range(2):
@@ -151,3 +153,36 @@ async def test_with_sentinels_the_quotas_are_theirs_and_survive_the_primary(tmp_
     assert all(0.5 < mark.until - mark.at < 30 for mark in faults.marks)
     _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - children, timeout=10)
     assert alive == []
+
+
+async def test_prometheus_is_told_where_the_processes_are_also_after_one_was_killed(tmp_path):
+    def told():
+        listed = json.loads((tmp_path / "prometheus" / "targets.json").read_text())
+        return {one["labels"]["process"]: (one["labels"]["job"], *one["targets"]) for one in listed}
+
+    async def until(what):
+        async with asyncio.timeout(60):
+            while not what(told()):
+                await asyncio.sleep(0.05)
+        return told()
+
+    plan = Plan(
+        folder=tmp_path, manifest=MANIFEST, pools={"webhook": 1}, simulate=False, own_ledger=True, exporter_every_s=1
+    )
+    async with LocalFleet(plan, settings.load()) as fleet:
+        found = await until(lambda found: len(found) == 2)
+        assert {name: job for name, (job, _) in found.items()} == {
+            "webhook-1": "fleet-worker",
+            "exporter": "fleet-exporter",
+        }
+        assert fleet.pids() == {"webhook-1": fleet.supervisor.pids()["webhook-1"]}
+        configuration = (tmp_path / "prometheus" / "prometheus.yml").read_text()
+        assert str(tmp_path / "prometheus" / "targets.json") in configuration
+        assert str(MANIFEST.parent / "prometheus" / "rules" / "*.yml") in configuration
+        async with httpx2.AsyncClient() as http:
+            for _, address in found.values():
+                assert "fleet_" in (await http.get(f"http://{address}/metrics")).text
+        os.kill(fleet.supervisor.pids()["webhook-1"], signal.SIGKILL)
+        after = await until(lambda now: now["webhook-1"] != found["webhook-1"])
+        assert after["exporter"] == found["exporter"]
+    assert told() == {}

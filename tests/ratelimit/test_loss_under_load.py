@@ -27,9 +27,9 @@ QUOTA = Quota(
     headroom=0.98,
     burst_headroom=0.9,
 )
-AGENTS, CALLS = 40, 20
+AGENTS, CALLS = 40, 12
 
-pytestmark = [pytest.mark.trial, pytest.mark.xdist_group("fleets")]
+pytestmark = [pytest.mark.trial, pytest.mark.alone]
 
 
 @asynccontextmanager

@@ -13,6 +13,6 @@ def test_the_lua_equals_the_model(request: pytest.FixtureRequest, server: str) -
 
 
 @pytest.mark.trial
-@pytest.mark.parametrize("server", ["valkey", "redis7"])
-def test_the_lua_equals_the_model_in_a_thousand_machines(request: pytest.FixtureRequest, server: str) -> None:
-    drive(request.getfixturevalue(server), 1000)
+@pytest.mark.parametrize(("server", "machines"), [("valkey", 1000), ("redis7", 200)])
+def test_the_lua_equals_the_model_in_many_machines(request: pytest.FixtureRequest, server: str, machines: int) -> None:
+    drive(request.getfixturevalue(server), machines)

@@ -99,12 +99,38 @@ async def test_polls_under_way_count_as_calls(limiter: Limiter) -> None:
     await opens(gate)
 
 
+async def test_while_nothing_is_in_the_queue_nothing_is_held(limiter: Limiter) -> None:
+    held: list[float] = []
+    gate = Gate(9, limiter, [SCOPE], s(0.5), held.append)
+    for _ in range(60):
+        await limiter.reserve(SCOPE, {"requests": 20}, max_wait=s(60))
+    limiter._store.model.scopes[SCOPE].buckets["requests"].level = 10.0
+    await limiter.clock(SCOPE)
+    for _ in range(3):
+        await opens(gate)
+    # the polls under way bring nothing: more of them would bring no more
+    await stays_closed(gate)
+    waiting = asyncio.create_task(gate.reserve_slot(CONTEXT))
+    await asyncio.sleep(0)
+    gate.release_slot(UNUSED)
+    await asyncio.wait_for(waiting, 5)
+    assert held == []
+
+
 async def test_without_the_store_it_is_closed(limiter: Limiter, monkeypatch: pytest.MonkeyPatch) -> None:
     async def lost(scope: str) -> Ahead:
         raise StoreLost(scope)
 
-    monkeypatch.setattr(limiter, "ahead", lost)
-    await stays_closed(Gate(9, limiter, [SCOPE], s(1)))
+    held: list[float] = []
+    gate = Gate(9, limiter, [SCOPE], s(1), held.append)
+    with monkeypatch.context() as away:
+        away.setattr(limiter, "ahead", lost)
+        waiting = asyncio.create_task(gate.reserve_slot(CONTEXT))
+        await asyncio.wait({waiting}, timeout=0.1)
+        assert not waiting.done()
+    # it is another trouble than a quota that does not grant
+    await asyncio.wait_for(waiting, 5)
+    assert held == []
 
 
 @workflow.defn

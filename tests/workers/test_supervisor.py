@@ -54,6 +54,15 @@ async def test_children_end_with_the_supervisor(tmp_path):
     assert supervisor.last_code("child") == 128 + signal.SIGTERM
 
 
+async def test_a_child_that_was_stopped_stays_so_and_its_name_is_free(tmp_path):
+    async with Supervisor() as supervisor:
+        child = psutil.Process(await supervisor.start(_spec(tmp_path, SLEEP)))
+        assert await supervisor.stop("child") == 128 + signal.SIGTERM
+        assert not child.is_running()
+        assert supervisor.pids() == {}
+        assert await supervisor.start(_spec(tmp_path, SLEEP)) != child.pid
+
+
 async def test_a_child_that_ignores_sigterm_is_killed_after_its_grace(tmp_path):
     async with Supervisor() as supervisor:
         child = psutil.Process(await supervisor.start(_spec(tmp_path, STUBBORN, grace_s=0.2)))

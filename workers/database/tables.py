@@ -123,6 +123,42 @@ memories = Table(
     Index(None, "tenant", "agent", "seen_at"),
 )
 
+batches = Table(
+    "batches",
+    metadata,
+    _text("id", primary_key=True),
+    _text("token"),
+    _text("tenant"),
+    Column("work", Json, nullable=False),
+    _text("digest"),
+    Column("total", BigInteger, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("staged_at", Utc),
+)
+
+batch_items = Table(
+    "batch_items",
+    metadata,
+    _text("batch", primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("input", Json, nullable=False),
+    Column("tried", Integer, nullable=False),
+)
+
+batch_results = Table(
+    "batch_results",
+    metadata,
+    _text("batch", primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    _text("outcome"),
+    Column("attempts", Integer, nullable=False),
+    _text("error"),
+    Column("result", Json, nullable=False),
+    _text("run"),
+    Column("ended_at", Utc, nullable=False),
+    Index(None, "batch", "outcome"),
+)
+
 WORDS = "memories_words"
 """SQLite's full-text index of memories, and the column of that name on PostgreSQL: each exists on one dialect only."""
 

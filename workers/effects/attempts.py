@@ -17,15 +17,17 @@ from typing import Final
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from fleet.contracts import metrics
 from fleet.contracts.effects import POLICY, EffectRequest, EffectResult, EffectState, Mode
 from fleet.contracts.names import FailureType
-from workers import failures
+from fleet.tracing import EFFECT_KEY, EFFECT_STATE, TOOL_NAME
+from workers import failures, tracing
 from workers.admission import Admission, Admitted
 from workers.database.engine import DatabaseLost
 from workers.effects.ledger import Claim, Entry, KeyReused, Ledger
+from workers.metrics import METRICS
 from workers.providers import errors
 from workers.providers.once import Before
-from workers.telemetry import METRICS
 
 DATABASE_RETRY: Final = timedelta(seconds=2)
 """How soon a call comes back while the database is away."""
@@ -119,7 +121,7 @@ class Attempts:
                 return _reused(request, reused.entry)
         if entry.state is EffectState.DONE:
             # no quota is waited for
-            METRICS.effects.labels(request.tool, entry.state.value).inc()
+            tracing.note({EFFECT_STATE: entry.state.value})
             return replace(_recorded(entry), duration_s=monotonic() - began)
         attempt = _Attempt(self._ledger, request, recipe, entry)
         # accounting calls no provider that counts
@@ -128,7 +130,9 @@ class Attempts:
         try:
             async with (
                 database(),
-                self._admission.admitted(scope, charged, max_failures=request.policy.max_failures) as admitted,
+                self._admission.admitted(
+                    scope, charged, max_failures=request.policy.max_failures, agent=request.agent
+                ) as admitted,
             ):
                 result = await attempt.run(admitted)
         except ApplicationError as error:
@@ -139,9 +143,9 @@ class Attempts:
                 told = f"{told}; an earlier attempt may have been taken"
             async with database():
                 await attempt.record(EffectState.UNKNOWN, reason=told)
-            METRICS.effects.labels(request.tool, EffectState.UNKNOWN.value).inc()
+            tracing.note({EFFECT_STATE: EffectState.UNKNOWN.value})
             raise failures.final(FailureType.EFFECT_UNKNOWN, told) from None
-        METRICS.effects.labels(request.tool, result.state.value).inc()
+        tracing.note({EFFECT_STATE: result.state.value})
         return replace(result, duration_s=monotonic() - began, quota=admitted.use())
 
 
@@ -185,7 +189,7 @@ class _Attempt:
         assert self._fence is not None
         for pause in (*RECORD_PAUSES_S, None):
             try:
-                await self._ledger.record(
+                written = await self._ledger.record(
                     self._request.key,
                     self._fence,
                     state,
@@ -193,6 +197,8 @@ class _Attempt:
                     evidence=had.evidence if had else self._kept,
                     reason=reason[:2000],
                 )
+                if written:
+                    METRICS.of(metrics.EFFECTS).labels(self._request.tool, state.value).inc()
                 return
             except DatabaseLost:
                 if pause is None:
@@ -202,6 +208,7 @@ class _Attempt:
     async def _claim(self) -> Claim:
         claim = await self._ledger.claim(self._request.key)
         self._fence = claim.fence
+        tracing.note({"fleet.effect.fence": claim.fence, "fleet.effect.found": claim.entry.state.value})
         self._kept = {name: text for name, text in claim.entry.evidence.items() if name in (_BY, _WORD)}
         self.is_open = claim.entry.state in _OPEN
         return claim
@@ -225,7 +232,8 @@ class _Attempt:
 
     async def _looked_up(self, find: Find, entry: Entry) -> EffectResult | None:
         try:
-            had = await find()
+            with tracing.calling(f"find {self._request.tool}", {EFFECT_KEY: self._request.key}):
+                had = await find()
         except (errors.RateLimited, errors.Overloaded):
             raise  # a wait
         except errors.ProviderError as error:
@@ -285,11 +293,13 @@ class _Attempt:
                 self.is_open = True
                 admitted.sent()
             else:
-                METRICS.effects_fenced.labels(self._request.tool).inc()
+                METRICS.of(metrics.EFFECTS_FENCED).labels(self._request.tool).inc()
             return self._begun
 
+        told = {EFFECT_KEY: self._request.key, TOOL_NAME: self._request.tool}
         try:
-            had = await self._recipe.have(before)
+            with tracing.calling(f"have {self._request.tool}", told):
+                had = await self._recipe.have(before)
         except (errors.Fenced, errors.Lost):
             raise  # it stays as the ledger has it: the next attempt finds out
         except errors.ProviderError as error:
@@ -351,7 +361,7 @@ def _reused(request: EffectRequest, entry: Entry) -> EffectResult:
         f" {entry.digest}, asked for is {request.tool} {request.digest}); another call needs another key"
     )
     if request.was_had is None or request.by == POLICY:
-        METRICS.effects.labels(request.tool, EffectState.UNKNOWN.value).inc()
+        METRICS.of(metrics.EFFECTS).labels(request.tool, EffectState.UNKNOWN.value).inc()
         raise failures.final(FailureType.EFFECT_UNKNOWN, told)
     if request.was_had:
         return EffectResult(state=EffectState.DONE, content=_as_said(request.by), evidence={_BY: request.by})

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fleet.contracts.tools import Finding, Keep, Kept
+from fleet.contracts.memories import Finding, Keep, Kept
 from workers.corpus import query as fts
 from workers.database.columns import Prose
 from workers.database.engine import Database

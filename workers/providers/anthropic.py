@@ -9,6 +9,7 @@ import anthropic
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
 from ratelimit.billing import codes, out_of_money
 from ratelimit.profiles import PROFILES, Profile
+from workers import tracing
 from workers.providers import errors
 from workers.providers.chat import Heard, not_heard
 
@@ -29,7 +30,14 @@ class AnthropicChat:
     ) -> None:
         self.profile = profile
         self._name = name
-        self._client = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
+        self._client = anthropic.AsyncAnthropic(
+            api_key=api_key,
+            base_url=base_url,
+            timeout=timeout_s,
+            max_retries=0,
+            # the call has a span already, and its trace is nobody else's business
+            open_telemetry={"traces": False, "propagation": False},
+        )
 
     def characters(self, request: ChatRequest) -> int:
         """Those of the body."""
@@ -52,6 +60,7 @@ class AnthropicChat:
         heard(raw.headers)
         with errors.understood(self._name):
             answer = await _parsed(raw)
+            tracing.identified(answer)
             used = answer.usage
             cached = used.cache_read_input_tokens or 0
             return ChatResult(

@@ -10,6 +10,7 @@ import openai
 from fleet.contracts.llm import ChatRequest, ChatResult, Message, Role, ToolCall, Usage
 from ratelimit.billing import out_of_money
 from ratelimit.profiles import PROFILES, Profile
+from workers import tracing
 from workers.providers import errors
 from workers.providers.chat import Heard, not_heard
 
@@ -61,6 +62,7 @@ class OpenAIChat:
         heard(raw.headers)
         with errors.understood(self._name):
             answer = raw.parse()
+            tracing.identified(answer)
             choice = answer.choices[0]
             used = answer.usage
             return ChatResult(

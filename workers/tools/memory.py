@@ -8,20 +8,12 @@ from time import monotonic
 
 from temporalio import activity
 
+from fleet.contracts.memories import Finding, Keep, Kept
 from fleet.contracts.names import FailureType
-from fleet.contracts.tools import (
-    MEMORY_FORGET,
-    MEMORY_KEEP,
-    MEMORY_RECALL,
-    MEMORY_REMEMBER,
-    Finding,
-    Keep,
-    Kept,
-    ToolRequest,
-    ToolResult,
-)
+from fleet.contracts.tools import MEMORY_FORGET, MEMORY_KEEP, MEMORY_RECALL, MEMORY_REMEMBER, ToolRequest, ToolResult
 from workers import failures
 from workers.effects.attempts import database
+from workers.heartbeat import beating
 from workers.memory.store import MemoryStore
 
 _LIMIT = 5
@@ -52,7 +44,7 @@ class MemoryTools:
     async def recall(self, request: ToolRequest) -> ToolResult:
         """Look up what the agent remembers, best match first."""
         began = monotonic()
-        async with database():
+        async with beating(), database():
             found = await self._store.recall(
                 request.tenant,
                 request.agent,
@@ -98,7 +90,7 @@ class MemoryTools:
     @activity.defn(name=MEMORY_FORGET.name)
     async def forget(self, request: ToolRequest) -> ToolResult:
         """Forget one memory of this agent."""
-        async with database():
+        async with beating(), database():
             gone = await self._store.forget(request.tenant, request.agent, str(request.arguments.get("id", "")))
         return ToolResult(content=json.dumps({"forgotten": gone}))
 
@@ -108,5 +100,5 @@ class MemoryTools:
         return await self._kept(request)
 
     async def _kept(self, request: Keep) -> Kept:
-        async with database():
+        async with beating(), database():
             return await self._store.keep(request, now=datetime.now(UTC))

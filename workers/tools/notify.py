@@ -12,20 +12,21 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from fleet.conditions import is_pattern
+from fleet.contracts import metrics
 from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalState, Ask, Notice
-from fleet.contracts.names import FailureType
+from fleet.contracts.names import WAITS, FailureType
 from fleet.contracts.tools import APPROVAL_NOTIFY, APPROVAL_RECORD
 from fleet.documents import visible, visible_lines
 from fleet.links import NOBODY
-from workers import failures
+from workers import failures, tracing
 from workers.admission import Admission
 from workers.effects.attempts import database
 from workers.effects.book import Book
 from workers.heartbeat import beating
+from workers.metrics import METRICS
 from workers.providers import errors
 from workers.providers.mail import Mailer
 from workers.providers.webhooks import Endpoint, WebhookClient, cloud_event
-from workers.telemetry import METRICS
 from workers.tools.mail import compose
 
 Link = Callable[[Approval, str], str | None]
@@ -78,14 +79,23 @@ class NotifyTools:
         addresses = [who for who in _addresses(notice) if _mail_key(notice, who) not in self._mailed] if mailer else []
         scope = mailer[1] if mailer and addresses else None
         cost = {"messages": float(len(addresses)), "recipients": float(len(addresses))}
-        outcome = "failed"
+        outcome: str | None = "failed"
         try:
-            async with self._admission.admitted(scope, cost, max_failures=_MOST_FAILURES) as admitted:
+            async with self._admission.admitted(
+                scope, cost, max_failures=_MOST_FAILURES, agent=notice.approval.agent
+            ) as admitted:
                 admitted.sent()
-                await self._tell(notice, addresses)
+                with tracing.calling(f"tell {notice.endpoint}", {"fleet.approval.id": notice.approval.id}):
+                    await self._tell(notice, addresses)
             outcome = "told"
+        except ApplicationError as error:
+            if error.type in WAITS:
+                # a state: nobody has been asked to take it yet, or it is to come back later
+                outcome = None
+            raise
         finally:
-            METRICS.notices.labels(notice.endpoint, outcome).inc()
+            if outcome is not None:
+                METRICS.of(metrics.APPROVAL_NOTICES).labels(notice.endpoint, outcome).inc()
 
     async def _tell(self, notice: Notice, addresses: list[str]) -> None:
         name = notice.endpoint

@@ -5,9 +5,10 @@ from time import monotonic
 
 from temporalio import activity
 
+from fleet.contracts.memories import Finding
 from fleet.contracts.names import FailureType
-from fleet.contracts.tools import SEARCH_FETCH, SEARCH_QUERY, Finding, ToolRequest, ToolResult
-from workers import failures
+from fleet.contracts.tools import SEARCH_FETCH, SEARCH_QUERY, ToolRequest, ToolResult
+from workers import failures, tracing
 from workers.admission import Admission
 from workers.corpus.index import CorpusError
 from workers.corpus.passage import passage
@@ -45,14 +46,15 @@ class SearchTools:
             raise failures.final(FailureType.TOOL_FAILED, "search: the query is empty")
         began = monotonic()
         async with self._admission.admitted(
-            self._scope, {"requests": 1.0}, max_failures=request.max_failures
+            self._scope, {"requests": 1.0}, max_failures=request.max_failures, agent=request.agent
         ) as admitted:
             admitted.sent()
-            try:
-                found = await self._provider.search(query, RESULTS)
-                admitted.hear("generic", found.headers)
-            except (SearchError, CorpusError) as error:
-                raise _translate(error) from None
+            with tracing.calling(f"search {self._scope}", {tracing.SCOPE: self._scope}):
+                try:
+                    found = await self._provider.search(query, RESULTS)
+                    admitted.hear("generic", found.headers)
+                except (SearchError, CorpusError) as error:
+                    raise _translate(error) from None
         results = [{"id": r.id, "title": r.title, "snippet": r.snippet} for r in found.results]
         return ToolResult(
             content=json.dumps({"results": results}, ensure_ascii=False),
@@ -67,11 +69,15 @@ class SearchTools:
         about = str(request.arguments.get("about", ""))
         began = monotonic()
         # a page is read from its own server: the search provider counts nothing
-        async with self._admission.admitted(None, {}, max_failures=request.max_failures) as admitted:
-            try:
-                found = await self._provider.fetch(document_id, LOOK_CHARS)
-            except (SearchError, CorpusError) as error:
-                raise _translate(error) from None
+        async with self._admission.admitted(
+            None, {}, max_failures=request.max_failures, agent=request.agent
+        ) as admitted:
+            admitted.sent()
+            with tracing.calling(f"fetch {self._scope}", {}):
+                try:
+                    found = await self._provider.fetch(document_id, LOOK_CHARS)
+                except (SearchError, CorpusError) as error:
+                    raise _translate(error) from None
         text, start = passage(found.text, about, READ_CHARS)
         content = {
             "id": found.id,

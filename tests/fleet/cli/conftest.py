@@ -21,6 +21,8 @@ from workers.database import Database, upgrade
 ROOT = Path(__file__).parents[3]
 PROGRAM = str(Path(sys.executable).parent / "fleet")
 
+main.extend()
+
 
 @dataclass
 class Cli:
@@ -88,7 +90,7 @@ class InProcess(Cli):
 @pytest.fixture
 def fleet(tmp_path: Path) -> Cli:
     """Without servers."""
-    return Cli(tmp_path)
+    return InProcess(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from temporalio import activity
 
 from fleet.cli import approvals
-from fleet.cli.approvals import _instead, _lines, standing
+from fleet.cli.approvals import _instead, lines_of, standing
 from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalRule, Ask, Decision, Vote
 from fleet.contracts.effects import EffectRequest, EffectResult, EffectState
 from fleet.contracts.runs import Outcome
@@ -265,7 +265,7 @@ def test_amendments_that_make_no_sense_are_refused(amended, arguments, words):
 
 def test_what_a_terminal_would_hide_is_shown():
     hidden = open_approval(arguments={"payee": "DE1\x1b[2K\u202eEVIL", "amount": "1"})
-    (line,) = [line for line in _lines(hidden) if "payee" in line]
+    (line,) = [line for line in lines_of(hidden) if "payee" in line]
     assert line == 'argument  payee: "DE1\\u001b[2K\\u202eEVIL"'
 
 

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 from ratelimit.headers import Observed
 from ratelimit.limiter import Limiter
 from ratelimit.store import RedisStore
+from tests.fleet.cli.conftest import InProcess
 
 ROOT = Path(__file__).parents[3]
 SCOPE = "openai/sim-large"
@@ -30,13 +28,10 @@ def quota(tmp_path, valkey):
 
     asyncio.run(empty())
 
+    cli = InProcess(tmp_path, {"FLEET_REDIS_URL": valkey})
+
     def call(*arguments):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("FLEET_", "TEMPORAL_"))}
-        settings = {"FLEET_MANIFEST": str(ROOT / "deploy" / "fleet.toml"), "FLEET_REDIS_URL": valkey}
-        return subprocess.run(
-            [str(Path(sys.executable).parent / "fleet"), "quota", *arguments],
-            cwd=tmp_path, env=clean | settings, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        return cli("quota", *arguments)
 
     return call
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from fleet.contracts.effects import EffectState
-from fleet.contracts.tools import Finding, Keep
+from fleet.contracts.memories import Finding, Keep
 from workers.effects.book import Book
 from workers.effects.ledger import Ledger
 from workers.memory.store import MemoryStore

@@ -37,21 +37,21 @@ async def test_migrations_make_exactly_the_tables_of_the_code(database):
 
 
 async def test_an_upgrade_says_what_it_has_applied_and_a_second_one_has_nothing_to_do(empty_url, capsys):
-    assert await current(empty_url) == (None, "0002")
-    assert await upgrade(empty_url) == ["0001", "0002"]
+    assert await current(empty_url) == (None, "0003")
+    assert await upgrade(empty_url) == ["0001", "0002", "0003"]
     assert await upgrade(empty_url) == []
-    assert await current(empty_url) == ("0002", "0002")
+    assert await current(empty_url) == ("0003", "0003")
     assert capsys.readouterr() == ("", "")
 
 
 async def test_asking_for_the_revision_makes_no_file(tmp_path):
-    assert await current(f"sqlite+aiosqlite:///{tmp_path / 'fleet.db'}") == (None, "0002")
+    assert await current(f"sqlite+aiosqlite:///{tmp_path / 'fleet.db'}") == (None, "0003")
     assert not (tmp_path / "fleet.db").exists()
 
 
 async def test_a_database_without_tables_is_not_opened(empty_url):
     async with aclosing(Database(empty_url)) as database:
-        with pytest.raises(SchemaOutdated, match=r"at revision none, needs 0002: run `fleet db upgrade`"):
+        with pytest.raises(SchemaOutdated, match=r"at revision none, needs 0003: run `fleet db upgrade`"):
             await database.open()
 
 
@@ -79,7 +79,7 @@ async def test_the_ledger_of_release_0_1_is_taken_over(empty, empty_url):
         await connection.execute(text(RELEASE_0_1.format(time=time)))
         for row in ("'a/1', 'done', 1, '250 \"OK\"'", "'a/2', 'executing', 2, ''", "'a/3', 'failed', 3, ''"):
             await connection.execute(text(f"INSERT INTO effects VALUES ({row}, {stamp})"))
-    assert await upgrade(empty_url) == ["0001", "0002"]
+    assert await upgrade(empty_url) == ["0001", "0002", "0003"]
     ledger = Ledger(empty)
     done, executing, failed = [await ledger.get(f"a/{number}") for number in (1, 2, 3)]
     assert (done.state, done.fence, done.evidence) == (EffectState.DONE, 1, {"reply": '250 "OK"'})
@@ -102,10 +102,10 @@ async def test_a_failed_upgrade_leaves_everything_as_it_was(empty, empty_url):
         await connection.execute(text("CREATE TABLE spend (amount INTEGER)"))
     with pytest.raises(Exception, match=r"spend.* already exists"):
         await upgrade(empty_url)
-    assert await current(empty_url) == (None, "0002")
+    assert await current(empty_url) == (None, "0003")
     async with empty.begin() as connection:
         await connection.execute(text("DROP TABLE spend"))
-    assert await upgrade(empty_url) == ["0001", "0002"]
+    assert await upgrade(empty_url) == ["0001", "0002", "0003"]
 
 
 async def test_of_two_processes_that_upgrade_at_once_one_does_and_both_succeed(empty_url):
@@ -114,9 +114,9 @@ async def test_of_two_processes_that_upgrade_at_once_one_does_and_both_succeed(e
     quiet = {"capture_output": True, "text": True, "check": False}
     ends = await asyncio.gather(*(asyncio.to_thread(subprocess.run, command, **quiet) for _ in range(2)))
     assert [end.stderr for end in ends] == ["", ""]
-    assert sorted(end.stdout.strip() for end in ends) == ["['0001', '0002']", "[]"]
+    assert sorted(end.stdout.strip() for end in ends) == ["['0001', '0002', '0003']", "[]"]
 
 
 async def test_many_tasks_upgrade_at_once(empty_url):
     answers = await asyncio.gather(*(upgrade(empty_url) for _ in range(4)))
-    assert sorted(answers) == [[], [], [], ["0001", "0002"]]
+    assert sorted(answers) == [[], [], [], ["0001", "0002", "0003"]]

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from fleet.contracts import metrics
 from fleet.contracts.effects import POLICY, EffectState, Mode
 from fleet.contracts.names import FailureType
 from fleet.contracts.runs import CallPolicy
@@ -19,6 +20,7 @@ from workers.admission import Admission
 from workers.effects import attempts
 from workers.effects.attempts import Attempts, Had, Recipe
 from workers.effects.ledger import Ledger
+from workers.metrics import Metrics
 from workers.providers import errors
 from workers.providers.payments import Bank
 from workers.tools.payments import PaymentTools
@@ -689,3 +691,42 @@ async def test_what_is_recorded_can_be_read_by_a_model(payer):
     result = await environment().run(attempting(payer.attempts(), Recipe(have=have)), TRANSFER)
     assert (content(result), result.duration_s > 0, result.quota) == ({"ok": True}, True, None)
     assert (TRANSFER.key, TRANSFER.policy) == (KEY, CallPolicy(max_failures=5))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """How often an end of a transfer was told, by its state."""
+    found = Metrics()
+    monkeypatch.setattr(attempts, "METRICS", found)
+
+    def told():
+        counts = {
+            state: found.registry.get_sample_value("fleet_effects_total", {"tool": "transfer", "state": state})
+            for state in metrics.EFFECTS.values["state"]
+        }
+        return {state: count for state, count in counts.items() if count}
+
+    return told
+
+
+async def test_an_end_is_told_once_however_often_it_is_asked_for(payer, told):
+    await payer.pay()
+    await payer.pay()
+    assert told() == {"done": 1}
+    # the first answer is lost after it was written
+    payer.flaky.after, payer.flaky.away, payer.flaky.committed = 3, 1, True
+    await payer.pay(asked("transfer", ORDER, step="4.1"), ledger=payer.flaky_ledger())
+    assert told() == {"done": 2}
+
+
+async def test_what_a_provider_refuses_and_what_the_fleet_forbids_have_failed(payer, told):
+    await payer.fault("bank", status=422)
+    assert (await payer.refused()).type == FailureType.BAD_REQUEST
+    assert told() == {"failed": 1}
+    assert (await payer.refused(asked("transfer", ORDER, step="4.1"), payees=["DE99"])).type == FailureType.TOOL_FAILED
+    assert told() == {"failed": 2}
+
+
+async def test_what_nobody_knows_is_told_as_unknown(payer, told):
+    await unknown(payer)
+    assert told() == {"unknown": 1}

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from fleet.contracts.tools import Finding, Keep, Kept
+from fleet.contracts.memories import Finding, Keep, Kept
 from workers.memory.store import MemoryStore
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -1,14 +1,16 @@
 """What models and runs ask of memory, over the store."""
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
 
+from fleet.contracts.memories import Finding, Keep
 from fleet.contracts.names import FailureType
-from fleet.contracts.tools import TOOLS, Finding, Keep, ToolRequest
+from fleet.contracts.tools import TOOLS, ToolRequest
 from tests.workers.attempting import Flaky
 from workers.memory.store import MemoryStore
 from workers.tools.memory import Keeping, MemoryTools
@@ -129,6 +131,24 @@ async def test_a_database_that_is_away_is_a_wait(database, store):
         )  # fmt: skip
     await database.aclose()
     assert await store.search() == []
+
+
+async def test_a_call_lives_while_the_database_takes_its_time(database):
+    flaky = Flaky(database)
+    tools = MemoryTools(MemoryStore(flaky), {})
+    flaky.slow_s, flaky.slow = 0.05, 9
+    for activity, request in (
+        (tools.recall, asked(query="x")),
+        (tools.remember, asked("remember", text="x")),
+        (tools.forget, asked("forget", id="x")),
+        (tools.keep, keep(Finding(text="x"))),
+    ):
+        lives, beats = ActivityEnvironment(), []
+        lives.info = replace(lives.info, heartbeat_timeout=timedelta(seconds=0.06))
+        lives.on_heartbeat = lambda *details, beats=beats: beats.append(details)
+        await lives.run(activity, request)
+        # what is read is not slowed
+        assert len(beats) >= (1 if activity == tools.recall else 2)
 
 
 def test_every_tool_has_its_activity(tools):

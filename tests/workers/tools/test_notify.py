@@ -6,19 +6,22 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default
+from functools import partial
 
 import pytest
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
 
 from fleet.contracts.approvals import Approval, ApprovalEvent, ApprovalState, Ask, Decision, Notice, Vote, digest
-from fleet.contracts.names import FailureType
+from fleet.contracts.names import WAITS, FailureType
 from fleet.links import NOBODY, Links
 from tests.workers.attempting import Flaky
 from workers.effects.book import Book
+from workers.metrics import Metrics
 from workers.providers.mail_api import MailApi
 from workers.providers.smtp import Relay
 from workers.providers.webhooks import Endpoint, WebhookClient
+from workers.tools import notify as notifying
 from workers.tools.notify import Channels, NotifyTools
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -281,3 +284,17 @@ async def test_an_event_is_written_down_once_and_waits_for_its_database(board):
     (row,) = await book.audit(subject=ASKED.id)
     assert (row.what, row.actor, row.channel) == ("approved", ANN, "link")
     assert (await book.get(ASKED.id)).state is ApprovalState.APPROVED
+
+
+async def test_an_attempt_that_waits_has_neither_told_nor_failed(board, monkeypatch):
+    monkeypatch.setattr(notifying, "METRICS", found := Metrics())
+    counted = partial(found.registry.get_sample_value, "fleet_approval_notices_total")
+    await board.outside.fault("smtp", status=550)
+    await board.refused(replace(OPENED, to=["gone@example.com"]))
+    assert counted({"endpoint": "approvers", "outcome": "failed"}) == 1
+    await board.outside.control(smtp={"messages": {"limit": 1, "period_s": 1}})
+    assert (await board.refused()).type in WAITS
+    await board.outside.control(smtp={"messages": None})
+    await board.tell()
+    outcomes = {one: counted({"endpoint": "approvers", "outcome": one}) for one in ("told", "failed")}
+    assert outcomes == {"told": 1, "failed": 1}

@@ -1,0 +1,1 @@
+"""Where large payloads lie, outside of histories."""

@@ -1,0 +1,1 @@
+"""`fleet top`: the fleet in a terminal."""

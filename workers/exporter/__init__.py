@@ -1,0 +1,1 @@
+"""What no single worker knows, as metrics: runs, queues, versions, quotas, approvals. Served by `fleet exporter`."""
