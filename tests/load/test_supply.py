@@ -98,17 +98,21 @@ def test_the_bucket_is_the_providers_own(spent, rate, burst):
 RUNS = st.lists(st.tuples(st.integers(0, 1000).map(lambda n: n / 100), st.floats(0.5, 30)), min_size=1, max_size=12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(RUNS, st.lists(st.tuples(st.integers(1, 999).map(lambda n: n / 100 + 0.005), st.floats(1, 20)), max_size=4))
 def test_the_fluid_is_what_small_steps_come_to(runs, outsiders):
     runs = sorted(runs)
     found = ends(trial(runs, outsiders=outsiders))
-    stepped = _stepped(runs, sorted(outsiders), rate=10.0, burst=10.0)
+    # an outsider who comes with a run's end comes before it or after it by less than a step can tell
+    early, late = (
+        _stepped(runs, sorted((at + by, units) for at, units in outsiders), rate=10.0, burst=10.0)
+        for by in (-0.01, 0.01)
+    )
     for n in range(len(runs)):
-        assert found[f"run-{n}"] == pytest.approx(stepped[n], abs=0.1)
+        assert min(early[n], late[n]) - 0.05 <= found[f"run-{n}"] <= max(early[n], late[n]) + 0.05
 
 
-def _stepped(runs, outsiders, *, rate, burst, step=0.002):
+def _stepped(runs, outsiders, *, rate, burst, step=0.004):
     left, taken, level, now, done = [units for _, units in runs], 0, burst, 0.0, {}
     while len(done) < len(runs):
         while taken < len(outsiders) and outsiders[taken][0] <= now:
