@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.aws.s3driver import S3StorageDriver, S3StorageDriverClient
@@ -16,6 +17,10 @@ from fleet.errors import BadInput, PayloadLost
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
+
+_open: "WeakKeyDictionary[asyncio.AbstractEventLoop, list[AsyncIterator[S3Client]]]" = WeakKeyDictionary()
+"""Clients by their event loop. One whose last user has gone is not closed by the garbage collector, whose closing the
+loop's own end would cancel, but by that end."""
 
 
 class Bucket(S3StorageDriver):
@@ -95,7 +100,6 @@ class Objects(S3StorageDriverClient):
         self._wrap = new_aioboto3_client
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[S3StorageDriverClient] | None = None
-        self._held: AsyncIterator[S3Client] | None = None
 
     async def put_object(self, *, bucket: str, key: str, data: bytes) -> None:
         """Write an object."""
@@ -130,8 +134,9 @@ class Objects(S3StorageDriverClient):
             raise
 
     async def _open(self) -> S3StorageDriverClient:
-        self._held = self._lasting()
-        self._raw = await anext(self._held)
+        held = self._lasting()
+        self._raw = await anext(held)
+        _open.setdefault(asyncio.get_running_loop(), []).append(held)
         return self._wrap(self._raw)
 
     async def _lasting(self) -> "AsyncIterator[S3Client]":

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import os
 import stat
 import time
@@ -219,6 +220,15 @@ def test_each_event_loop_opens_its_own_connection_and_closes_it(bucket, recwarn)
 
     asyncio.run(work())
     asyncio.run(work())
+
+
+def test_a_connection_whose_user_is_forgotten_is_closed_with_its_loop(bucket, recwarn):
+    async def work():
+        await objects.Bucket(bucket).store(HERE, [PAYLOAD])
+
+    asyncio.run(work())
+    gc.collect()
+    assert not [told for told in recwarn if told.category is ResourceWarning]
 
 
 async def test_a_bucket_that_is_not_there_is_told_in_one_line(bucket):
