@@ -225,6 +225,7 @@ def test_each_event_loop_opens_its_own_connection_and_closes_it(bucket, recwarn)
 def test_a_connection_whose_user_is_forgotten_is_closed_with_its_loop(bucket, recwarn):
     async def work():
         await objects.Bucket(bucket).store(HERE, [PAYLOAD])
+        gc.collect()
 
     asyncio.run(work())
     gc.collect()
