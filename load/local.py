@@ -128,6 +128,8 @@ class LocalFleet:
         """Versions of which workers run, oldest first."""
         self.scraped = Scraped(plan.folder / "prometheus", _rules(plan.manifest))
         """What Prometheus is told of the processes."""
+        self.restarting = asyncio.Lock()
+        """Held by whoever changes which workers run."""
         self._log_began: dict[str, int] = {}
         self._base = settings
         self._exit = AsyncExitStack()
@@ -145,7 +147,7 @@ class LocalFleet:
                 "state_dir": self.plan.folder,
                 "redis_url": self.endpoints.redis,
                 "manifest": self.manifest_path,
-                "database_url": None if self.plan.own_ledger else self._base.database_url,
+                **({"database_url": None, "database_url_file": None} if self.plan.own_ledger else {}),
                 "payload_store": self._payloads(),
             }
         )
@@ -153,9 +155,14 @@ class LocalFleet:
     def environment(self, build: str = "") -> dict[str, str]:
         """Environment of a process that joins this fleet; workers have a build."""
         # whatever leads to another Temporal stays behind, its configuration file included
-        kept = {k: v for k, v in self._base.environment().items() if not k.startswith("TEMPORAL_")}
-        if self.plan.own_ledger:
-            kept.pop("FLEET_DATABASE_URL", None)
+        # and so do certificates: its servers are reached by loopback, which is no name of theirs
+        astray = (
+            "TEMPORAL_",
+            "FLEET_TLS_",
+            "FLEET_REDIS_URL",
+            *(["FLEET_DATABASE_URL"] if self.plan.own_ledger else []),
+        )
+        kept = {k: v for k, v in self._base.environment().items() if not k.startswith(astray)}
         # `ready` must be said, and is said at level info
         level = "debug" if self._base.log_level == "debug" else "info"
         redis, temporal = self.networks.get("redis"), self.networks.get("temporal")
@@ -324,10 +331,23 @@ class LocalFleet:
         ending = [
             name for name in self.pids() if (BUILD_MARK not in name if first else name.endswith(f"{BUILD_MARK}{build}"))
         ]
-        for name in ending:
-            self.scraped.remove(name)
-        await asyncio.gather(*(self.supervisor.stop(name) for name in ending))
+        await asyncio.gather(*map(self.stop_worker, ending))
         self.builds.remove(build)
+
+    async def start_worker(self, name: str) -> None:
+        """Start a worker of our own code by its name, as `llm-3`, and wait until it is ready.
+
+        Raises:
+            FleetError: it does not start.
+        """
+        group, _, rest = name.rpartition("-")
+        number, _, build = rest.partition(BUILD_MARK)
+        await self._ready([await self._start_worker(group, int(number), build or self.plan.build)])
+
+    async def stop_worker(self, name: str) -> None:
+        """Let a worker drain, and end."""
+        self.scraped.remove(name)
+        await self.supervisor.stop(name)
 
     async def _start_worker(self, group: str, number: int, build: str = "", code: Path | None = None) -> str:
         name, pools = f"{group}-{number}", group.split(TOGETHER)

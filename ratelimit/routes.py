@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.connection import AbstractConnection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -97,11 +97,11 @@ class Cluster:
         def answered(reply: Any) -> None:
             # a MovedError is an AskError to redis-py
             if isinstance(reply, MovedError) and hops > 0:
-                self._owners[slot] = (reply.host, reply.port)
+                self._owners[slot] = _told(reply, node)
                 self._send(command, slot, answer, hops - 1)
             elif isinstance(reply, AskError) and hops > 0:
                 # the slot moves: this key is there already
-                wire = self._wire((reply.host, reply.port))
+                wire = self._wire(_told(reply, node))
                 wire.send(("ASKING",), lambda _: None)
                 wire.send(command, answer)
             else:
@@ -124,6 +124,11 @@ class Cluster:
         self._seeds = [one for one in dict.fromkeys(known) if one != node] + [node]
 
 
+def _told(reply: AskError, by: tuple[str, int]) -> tuple[str, int]:
+    """Where a redirection leads: without a host, to the one that it came from."""
+    return reply.host or by[0], reply.port
+
+
 _BROKEN = ("ConnectionError", "TimeoutError", "ClusterDownError")
 
 
@@ -136,11 +141,13 @@ def routes(url: str) -> Routes:
     redis+cluster://user:password@host1:6379,host2:6379
     ```
 
-    `valkey` may stand for `redis`. Other options are redis-py's: `ssl_ca_certs`, `ssl_certfile`, ….
+    `valkey` may stand for `redis`. Other options are redis-py's: `ssl_ca_certs`, `ssl_certfile`, …. With `rediss`
+    Sentinels are spoken to by TLS too, unless `sentinel_ssl=no`.
 
     Raises:
-        ValueError: it is no such URL.
+        ValueError: it is no such URL. The text repeats nothing of it, as there may be a password anywhere in it.
     """
+    _whole(url)
     scheme, plus, kind = urlsplit(url).scheme.replace("valkey", "redis").partition("+")
     if not plus:
         plain = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
@@ -158,6 +165,7 @@ def routes(url: str) -> Routes:
     one = urlunsplit((scheme, f"{user}{at}{nodes[0][0]}:{nodes[0][1]}", f"/{database}", parts.query, ""))
     options: dict[str, Any] = dict(parse_url(one))
     secret: str | None = options.pop("sentinel_password", None)
+    plain_sentinels = str(options.pop("sentinel_ssl", "yes")).lower() in ("no", "false", "0")
     for name in ("host", "port"):
         options.pop(name, None)
     if kind == "cluster":
@@ -167,7 +175,26 @@ def routes(url: str) -> Routes:
         return Cluster(nodes, lambda host, port: _opening(dict(options, host=host, port=port)))
     if not path[0]:
         raise ValueError("name the master: redis+sentinel://host:26379/mymaster")
-    return Single(_by_sentinel(nodes, path[0], options, secret), f"Redis {path[0]!r} by Sentinel at {hosts}")
+    asking: dict[str, Any] = {"password": secret}
+    if options.get("connection_class") is SSLConnection and not plain_sentinels:
+        asking |= {"ssl": True} | {name: value for name, value in options.items() if name.startswith("ssl_")}
+    return Single(_by_sentinel(nodes, path[0], options, asking), f"Redis {path[0]!r} by Sentinel at {hosts}")
+
+
+def _whole(url: str) -> None:
+    """See that the library reads the URL as it was meant: of what is left over it would show pieces of a password."""
+    try:
+        parts = urlsplit(url)
+        # what follows a stray / or # would stand in the path or the fragment
+        astray = parts.scheme != "unix" and ("@" in parts.path or parts.fragment != "")
+        # several hosts are read one by one; of one, urlsplit itself complains of the port
+        readable = not astray and ("+" in parts.scheme or (parts.port or 0) >= 0)
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ValueError(
+            "is not of the form scheme://user:password@host:port: percent-encode a password with / ? # @ or % in it"
+        )
 
 
 def _node(host: str, port: int) -> tuple[str, int]:
@@ -200,13 +227,15 @@ def _of_pool(pool: ConnectionPool) -> Connect:
     return connect
 
 
-def _by_sentinel(nodes: Sequence[tuple[str, int]], master: str, options: dict[str, Any], secret: str | None) -> Connect:
+def _by_sentinel(
+    nodes: Sequence[tuple[str, int]], master: str, options: dict[str, Any], asking: dict[str, Any]
+) -> Connect:
     times: dict[str, Any] = {"socket_connect_timeout": SENTINEL_TIMEOUT_S, "socket_timeout": SENTINEL_TIMEOUT_S}
     # one that does not answer is not asked again: the next one knows as much
     times["retry"] = Retry(NoBackoff(), 0)
 
     async def connect() -> AbstractConnection:
-        sentinel = Sentinel(nodes, sentinel_kwargs={**times, "password": secret})  # type: ignore[no-untyped-call]
+        sentinel = Sentinel(nodes, sentinel_kwargs={**times, **asking})  # type: ignore[no-untyped-call]
         try:
             host, port = await sentinel.discover_master(master)
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
@@ -427,8 +428,22 @@ class RedisStore:
             return StoreLost(f"{self._routes.where} refuses the user or the password")
         if type(error) is ResponseError:
             return StoreLost(f"{self._routes.where} refuses: {str(error)[:200]}")
-        return StoreLost(f"{self._routes.where} does not answer ({type(error).__name__})")
+        return StoreLost(f"{self._routes.where} does not answer ({_why(error)})")
 
 
 def _instant(now: float | None) -> str:
     return "" if now is None else text(now)
+
+
+def _why(error: BaseException) -> str:
+    """What keeps a connection from being made, in words that have nothing of the URL."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS: {cause.reason or type(cause).__name__}"
+        if isinstance(cause, FileNotFoundError):
+            return "a file is not there: its socket, or a certificate"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

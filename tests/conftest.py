@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import _worker as temporal_worker
 from xdist.scheduler import LoadGroupScheduling
@@ -19,6 +20,7 @@ from xdist.scheduler import LoadGroupScheduling
 from fleet import attributes
 from load.simulators.options import Options
 from load.simulators.server import Serving, Where, running
+from tests import containers
 from tests.ratelimit.servers import on_socket, redis_binary, valkey_binary
 
 # what `workers.embedded` gives its server too: short queues, no throttled dispatch
@@ -58,6 +60,11 @@ def _clean_environment(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def temporal_address():
     """Address of a real Temporal server, one for each test process."""
+    if containers.wanted():
+        with containers.temporal(*TUNING) as address:
+            asyncio.run(_answers(address))
+            yield address
+        return
     # as the embedded stack does: collect garbage less often
     os.environ["GOGC"] = "400"
     loop = asyncio.new_event_loop()
@@ -74,6 +81,19 @@ def temporal_address():
     loop.close()
 
 
+async def _answers(address: str) -> None:
+    """Return once the server there serves its namespace."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                client = await Client.connect(address)
+                await client.count_workflows()
+            except (RuntimeError, RPCError):
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
 @pytest.fixture
 async def temporal(temporal_address):
     """A client of it."""
@@ -83,14 +103,14 @@ async def temporal(temporal_address):
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
     """URL of a Valkey that keeps nothing."""
-    with on_socket(valkey_binary()) as url:
+    with containers.valkey() if containers.wanted() else on_socket(valkey_binary()) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def redis7() -> Iterator[str]:
     """URL of a Redis 7 that keeps nothing."""
-    with on_socket(redis_binary()) as url:
+    with containers.redis() if containers.wanted() else on_socket(redis_binary()) as url:
         yield url
 
 
@@ -105,6 +125,10 @@ async def simulators(tmp_path):
             return await stack.enter_async_context(running(serving))
 
         yield start
+
+
+def pytest_configure() -> None:
+    containers.chosen(os.environ)
 
 
 def pytest_unconfigure() -> None:

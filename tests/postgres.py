@@ -18,7 +18,11 @@ import asyncpg
 import psutil
 import pytest
 
+from tests import containers
+
 START_S = 30.0
+FORGETFUL = ("-F", "-c", "full_page_writes=off")
+SMALL = ("-c", "max_connections=100", "-c", "autovacuum=off", "-c", "shared_buffers=16MB")
 
 
 def postgres_binaries() -> Path:
@@ -31,21 +35,22 @@ def postgres_binaries() -> Path:
 
 @dataclass
 class Postgres:
-    """One server on its own data folder, on a free port of the loopback."""
+    """One server on its own data folder, on a free port of the loopback; or in a container, without a process here."""
 
     folder: Path
     port: int
     options: tuple[str, ...]
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
     _names: Iterator[int] = field(default_factory=count)
 
     def url(self, database: str) -> str:
         """SQLAlchemy's."""
-        return f"postgresql+asyncpg://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+asyncpg://postgres@{self.host}:{self.port}/{database}"
 
     async def connect(self, database: str = "postgres") -> asyncpg.Connection:
         """A connection past SQLAlchemy."""
-        return await asyncpg.connect(host="127.0.0.1", port=self.port, user="postgres", database=database)
+        return await asyncpg.connect(host=self.host, port=self.port, user="postgres", database=database)
 
     async def create(self, template: str = "template0") -> str:
         """A new database; its name."""
@@ -138,6 +143,17 @@ def _free_port() -> int:
 
 
 @contextmanager
+def shared_postgres() -> Iterator[Postgres]:
+    """A server that no test kills, nor stops; from a container where those are asked for."""
+    if not containers.wanted():
+        with running_postgres() as server:
+            yield server
+        return
+    with containers.postgres(*FORGETFUL, *SMALL) as (host, port):
+        yield Postgres(folder=Path(), port=port, options=(), host=host)
+
+
+@contextmanager
 def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """A server for as long as the block lasts. Only a `durable` one keeps what it has said when its machine fails."""
     binaries = postgres_binaries()
@@ -153,8 +169,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
             **_unprivileged(),
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
-        options = [] if durable else ["-F", "-c", "full_page_writes=off"]
-        options += ["-c", "max_connections=100", "-c", "autovacuum=off", "-c", "shared_buffers=16MB"]
+        options = [*([] if durable else FORGETFUL), *SMALL]
         server = Postgres(folder=Path(folder), port=_free_port(), options=tuple(options))
         server.start()
         try:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import timedelta
 from importlib.metadata import version as release
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 from temporalio.client import Client
@@ -150,7 +150,7 @@ async def _asked_again(store: RedisStore, calls: StoreCalls) -> None:
 
 
 def secrets(settings: Settings, manifest: Manifest) -> list[str]:
-    """Every secret that this process could come across: keys of the manifest, passwords in the settings' URLs."""
+    """Every secret that this process could come across: keys of manifest, payloads, Temporal; passwords in URLs."""
     found: list[str] = []
 
     def walk(value: object) -> None:
@@ -165,9 +165,16 @@ def secrets(settings: Settings, manifest: Manifest) -> list[str]:
                 found.append(settings.secret(value) or "")
 
     walk(manifest.model_dump(mode="json"))
-    for url in (settings.redis(), settings.database()):
-        with suppress(ValueError):
-            found.append(unquote(urlsplit(url).password or ""))
+    walk("env:TEMPORAL_API_KEY")
+    if settings.payload_keys is not None and re.match(REFERENCE, settings.payload_keys):
+        with suppress(BadInput):
+            lines = (settings.secret(settings.payload_keys) or "").splitlines()
+            found += [line.partition(":")[2].strip() for line in lines]
+    for url in (settings.redis, settings.database):
+        with suppress(ValueError, BadInput):
+            parts = urlsplit(url())
+            found.append(unquote(parts.password or ""))
+            found += [value for name, value in parse_qsl(parts.query) if name.endswith("password")]
     return [secret for secret in found if secret]
 
 
@@ -207,7 +214,9 @@ async def run_pools(
     from workers import health, sdk_metrics
     from workers.pool import worker
     from workers.serving import Shop
+    from workers.tls import Tls
 
+    tls = Tls.of(settings)
     unknown = [n for n in names if n not in manifest.pools]
     if unknown:
         raise BadInput(f"unknown pool {unknown[0]!r}; the manifest has: {', '.join(manifest.pools)}")
@@ -247,13 +256,14 @@ async def run_pools(
             "draining": lambda: _not_draining(stopping),
         }
         port = await stack.enter_async_context(
-            health.serve(settings.health_host, settings.health_port, checks, METRICS.registry)
+            health.serve(settings.health_host, settings.health_port, checks, METRICS.registry, tls=tls)
         )
         for adopting in [asyncio.create_task(_adopted(client, manifest, pool, build)) for pool in pools if build]:
             # it may take as long as a gate is closed: whoever never polls has no version that could be current
             stack.push_async_callback(_cancelled, adopting)
         served = [pool.name for pool in pools]
-        log.info("ready", pools=served, build=build or "", health=f"http://{settings.health_host}:{port}")
+        health_url = f"{'https' if tls else 'http'}://{settings.health_host}:{port}"
+        log.info("ready", pools=served, build=build or "", health=health_url)
         await stopping.wait()
         log.info("draining", pools=[p.name for p in pools])
         await asyncio.gather(*(w.shutdown() for w in running))

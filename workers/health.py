@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from workers.tls import Tls
 from workers.web import served
 
 Check = Callable[[], Awaitable[str | None]]
@@ -26,6 +27,7 @@ async def serve(
     *,
     what: str = "health port",
     remedy: str = "FLEET_HEALTH_PORT",
+    tls: Tls | None = None,
 ) -> AsyncIterator[int]:
     """Serve the probes until the block ends; yields the port.
 
@@ -36,9 +38,10 @@ async def serve(
         registry: what `/metrics` tells.
         what: it is, for the error.
         remedy: how to choose another port.
+        tls: its certificate, and whether `/metrics` asks for its readers'. None: plain HTTP.
 
     Raises:
-        BadInput: the port is taken.
+        BadInput: the port is taken, or the certificate is none.
     """
 
     async def live(_: Request) -> Response:
@@ -59,5 +62,5 @@ async def serve(
         return Response(text, headers={"content-type": content_type})
 
     app = Starlette(routes=[Route("/live", live), Route("/ready", ready), Route("/metrics", metrics)])
-    async with served(app, host, port, what=what, remedy=remedy) as listening:
+    async with served(app, host, port, what=what, remedy=remedy, tls=tls) as listening:
         yield listening.port

@@ -23,6 +23,7 @@ from fleet.storage.probe import probe
 from fleet.storage.pruning import Pruned
 from fleet.storage.pruning import prune as pruned
 from workers.telemetry import configure_logging
+from workers.tls import Tls
 from workers.web import served
 
 MOST_DAYS = 36_500
@@ -54,7 +55,8 @@ async def _serve(settings: Settings, host: str, port: int, *, is_open: bool) -> 
         access,
         origins(settings.codec_origins),
     )
-    async with served(server, host, port, what="codec server", remedy="--host and --port") as listening:
+    tls = Tls.of(settings)
+    async with served(server, host, port, what="codec server", remedy="--host and --port", tls=tls) as listening:
         typer.echo(f"codec server at {listening.url}")
         log.info("ready", codec_server=listening.url)
         await listening.until(stopping)

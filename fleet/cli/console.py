@@ -22,6 +22,7 @@ from workers.effects.book import Book
 from workers.redaction import REDACTOR
 from workers.serving import links
 from workers.telemetry import configure_logging
+from workers.tls import Tls
 from workers.web import served
 
 GRACE_S = 5
@@ -78,7 +79,9 @@ async def _serve(settings: Settings, manifest: Manifest, host: str, port: int) -
                 raise Unreachable(str(lost)) from None
 
         pages = app(client, made, look, note)
-        async with served(pages, host, port, what="console", remedy="--host and --port", grace_s=GRACE_S) as listening:
+        tls = Tls.of(settings, clients=False)
+        serving = served(pages, host, port, what="console", remedy="--host and --port", grace_s=GRACE_S, tls=tls)
+        async with serving as listening:
             typer.echo(f"console at {listening.url}")
             log.info("ready", console=listening.url)
             await listening.until(stopping)

@@ -13,6 +13,8 @@ from fleet.cli import (
     batch_app,
     codec_app,
     dashboards_app,
+    deploy_app,
+    doctor_app,
     exporter_app,
     history_app,
     output,
@@ -133,15 +135,7 @@ def check(manifest: ManifestOption = None, json: JsonOption = False) -> None:
     operations.check(manifest=manifest, json=json)
 
 
-@app.command()
-def doctor(manifest: ManifestOption = None, json: JsonOption = False) -> None:
-    """Ask every component whether it can be reached.
-
-    Says of each what is wrong and what to do.
-    """
-    from fleet.cli import operations
-
-    operations.doctor(manifest=manifest, json=json)
+doctor_app.register(app)
 
 
 @app.command()
@@ -203,6 +197,7 @@ def corpus_search(
 records_app.register(app)
 codec_app.register(app)
 dashboards_app.register(app)
+deploy_app.register(app)
 exporter_app.register(app)
 rollout_app.register(app)
 

@@ -96,7 +96,8 @@ class _Codec:
         self._origins = origins
 
     async def answer(self, request: Request) -> Response:
-        verb = request.url.path.rpartition("/")[2]
+        # as it was routed: a URL is put together with the Host header, which the caller writes
+        verb = str(request.scope["path"]).rpartition("/")[2]
         namespace, who = "", ""
         try:
             self._not_astray(request)

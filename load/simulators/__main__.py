@@ -15,8 +15,9 @@ from load.simulators.server import Serving, serve
 def main() -> int:
     """Returns 2 for options that are not accepted or a port that is taken."""
     parser = argparse.ArgumentParser(prog="python -m load.simulators", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="HTTP port on loopback; 0: any free one")
-    parser.add_argument("--smtp-port", type=int, default=0, help="SMTP port on loopback; 0: any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    parser.add_argument("--port", type=int, default=0, help="HTTP port; 0: any free one")
+    parser.add_argument("--smtp-port", type=int, default=0, help="SMTP port; 0: any free one")
     parser.add_argument("--maildir", type=Path, help="where accepted mail is filed (default: a temporary folder)")
     parser.add_argument("--options", type=Path, help="JSON file: quotas, keys, latency, faults")
     parser.add_argument("--ledger-file", type=Path, help="append every request to this file, one JSON object a line")
@@ -25,6 +26,7 @@ def main() -> int:
     try:
         serving = Serving(
             options=Options.read(asked.options),
+            host=asked.host,
             port=asked.port,
             smtp_port=asked.smtp_port,
             maildir=asked.maildir or Path(tempfile.mkdtemp(prefix="fleet-mail-")) / "Maildir",

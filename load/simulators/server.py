@@ -66,6 +66,8 @@ class Serving:
     """What to serve, and where."""
 
     options: Options
+    host: str = "127.0.0.1"
+    """Address to listen on: another than loopback in a container."""
     port: int = 0
     smtp_port: int = 0
     maildir: Path
@@ -93,8 +95,8 @@ async def running(serving: Serving) -> AsyncIterator[Where]:
     ledger = Ledger(serving.ledger_file)
     world = World(serving.options, ledger, Mailbox(serving.maildir))
     script, outsiders = Script(world), Outsiders(world)
-    mail, smtp_port = await smtp.serve(world, serving.smtp_port)
-    listener = _listen(serving.port)
+    mail, smtp_port = await smtp.serve(world, serving.smtp_port, serving.host)
+    listener = _listen(serving.port, serving.host)
     config = uvicorn.Config(
         application(world, script), http=LineProtocol, log_level="warning", access_log=False, lifespan="off",
         timeout_graceful_shutdown=1, server_header=False, proxy_headers=False,
@@ -142,11 +144,11 @@ async def serve(serving: Serving) -> None:
         await stopping.wait()
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(port: int, host: str) -> socket.socket:
     # asyncio sets TCP_NODELAY only on a socket that names its protocol; without it answers wait 40 ms for an ACK
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
+    listener.bind((host, port))
     return listener
 
 

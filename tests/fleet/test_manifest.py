@@ -256,6 +256,7 @@ def test_a_tenant_without_a_daily_budget_of_its_own_has_that_of_the_star_also_if
         ),
         ('link_key = "env:LINK_KEY"', "", "approvals: url and link_key are needed together"),
         ('"env:LINK_KEY"', '"the key itself"', "approvals.link_key: must say where the secret is"),
+        ('"env:LINK_KEY"', '["the key itself"]', "approvals.link_key: must say where the secret is"),
         ('"env:HOOK_SECRET"', '"whsec_itself"', "secret: must say where the secret is"),
         ('kind = "email"', 'kind = "mail"', "endpoints.people: 'mail' is not one of 'webhook', 'slack', 'email'"),
         (

@@ -152,6 +152,57 @@ async def test_a_slot_that_moves_is_followed(cluster: list[Node]) -> None:
     await store.aclose()
 
 
+@pytest.mark.trial
+async def test_a_provider_that_moves_at_once_loses_no_call_and_is_granted_no_more(cluster: list[Node]) -> None:
+    store = RedisStore.from_url(f"redis+cluster://127.0.0.1:{cluster[0].port}")
+    scope, per_s, burst, for_s = SCOPES[0], 300, 50, 2.0
+    limited = Quota(scope=scope, limits={"requests": Limit(capacity=per_s, period=timedelta(seconds=1), burst=burst)})
+    async with Limiter(store, {scope: limited}) as limiter:
+        await limiter.configure(limited, full=True)
+        began = time.monotonic()
+
+        async def call(task: int) -> int:
+            number = 0
+            while time.monotonic() < began + for_s:
+                permit = await limiter.acquire(
+                    scope, ONE, max_wait=timedelta(seconds=5), key=f"{task}/{number}", asker="1"
+                )
+                await limiter.settle(permit, {})
+                number += 1
+            return number
+
+        calls = [asyncio.create_task(call(task)) for task in range(10)]
+        await asyncio.sleep(for_s / 2)
+        slot = cluster[0].client.execute_command("CLUSTER", "KEYSLOT", "{provider0}")
+
+        def keys(one: Node) -> int:
+            return int(one.client.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot))
+
+        owner = next(one for one in cluster if keys(one))
+        target = next(one for one in cluster if one is not owner)
+        name = target.client.execute_command("CLUSTER", "MYID")
+        owner.client.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", name)
+        # whoever loses the store raises
+        made = sum(await asyncio.gather(*calls))
+        assert keys(owner) == 0
+        assert keys(target) > made
+        grants = (await limiter.inspect(scope)).counters.grants
+        assert made <= grants <= burst + per_s * (time.monotonic() - began)
+    await store.aclose()
+
+
+async def test_a_node_that_does_not_know_the_others_addresses_is_asked_at_its_own(cluster: list[Node]) -> None:
+    for one in cluster:
+        one.client.config_set("cluster-preferred-endpoint-type", "unknown-endpoint")
+    store = RedisStore.from_url(f"redis+cluster://127.0.0.1:{cluster[0].port}")
+    async with Limiter(store, {scope: quota(scope) for scope in SCOPES}) as limiter:
+        for scope in SCOPES:
+            await limiter.configure(quota(scope), full=True)
+            await limiter.acquire(scope, ONE, max_wait=timedelta(0))
+    await store.aclose()
+    assert all(one.client.dbsize() > 0 for one in cluster)
+
+
 async def test_the_other_providers_go_on_when_a_node_dies(cluster: list[Node]) -> None:
     store = RedisStore.from_url("redis+cluster://" + ",".join(f"127.0.0.1:{one.port}" for one in cluster))
     async with Limiter(store, {scope: quota(scope) for scope in SCOPES}) as limiter:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from workers.database import revisions
+from workers.database import encryption, revisions
 
 CONNECT_S = 5.0
 COMMAND_S = 15.0
@@ -54,8 +54,11 @@ class Database:
             else:
                 # a server that was restarted is noticed before the statement, not by it
                 options = {"pool_pre_ping": True, "pool_timeout": command_s}
-                options["connect_args"] = {"timeout": connect_s, "command_timeout": command_s}
-            self._engine: AsyncEngine = create_async_engine(url, **options)
+                parsed, encrypted = encryption.of(parsed)
+                options["connect_args"] = {"timeout": connect_s, "command_timeout": command_s, **encrypted}
+            self._engine: AsyncEngine = create_async_engine(parsed, **options)
+        except encryption.BadCertificate as bad:
+            raise DatabaseLost(f"the database cannot be opened: {bad}") from None
         except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
             # the URL may hold a password: it is not repeated
             raise DatabaseLost(f"the database cannot be opened: {_brief(error)}") from None

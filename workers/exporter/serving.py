@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from prometheus_client import CollectorRegistry
 from temporalio.client import Client
 
-from fleet.client import target
+from fleet.client import refusal, target
 from fleet.errors import BadInput, Unreachable
 from fleet.manifest import Manifest
 from fleet.settings import Settings
@@ -22,6 +22,7 @@ from workers.exporter.records import Records
 from workers.exporter.runs import Runs
 from workers.exporter.scopes import Scopes
 from workers.exporter.versions import Versions
+from workers.tls import Tls
 
 TEMPORAL, REDIS, DATABASE = "temporal", "redis", "database"
 """Sources, as `fleet_exporter_up` names them."""
@@ -52,9 +53,12 @@ async def exporting(
             unseen = watch.unseen()
             return f"not looked at yet: {', '.join(unseen)}" if unseen else None
 
-        probes = health.serve(host, port, {"first look": looked}, registry, what="exporter", remedy="--host and --port")
-        bound = await stack.enter_async_context(probes)
-        yield f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
+        tls = Tls.of(settings)
+        checks: dict[str, health.Check] = {"first look": looked}
+        bound = await stack.enter_async_context(
+            health.serve(host, port, checks, registry, what="exporter", remedy="--host and --port", tls=tls)
+        )
+        yield f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound}"
 
 
 async def _parts(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> list[Part]:
@@ -87,9 +91,8 @@ def _asking(look: Look, host: str) -> Look:
         try:
             return await look()
         except RuntimeError as error:
-            # the first connection failed; the transport's own words are a page of nested types
-            why = "" if "Connect" in str(error) else f" ({str(error).splitlines()[0][:120]})"
-            raise Unreachable(f"Temporal does not answer at {host}{why}") from None
+            # the first connection failed
+            raise Unreachable(f"Temporal does not answer at {host}{refusal(error)}") from None
 
     return asked
 

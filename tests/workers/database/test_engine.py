@@ -61,7 +61,7 @@ async def test_a_file_that_is_no_database_is_one_line(tmp_path):
     ("rest", "says"),
     [
         ("@127.0.0.1:1/d", "the database does not answer: .*Connect call failed"),
-        ("@127.0.0.1:1/d?sslmode=require", "the database cannot be opened: .*sslmode"),
+        ("@127.0.0.1:1/d?keepalives=1", "the database cannot be opened: .*keepalives"),
         ("@nowhere.invalid/d", "the database does not answer: .*"),
     ],
 )

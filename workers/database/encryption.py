@@ -1,0 +1,72 @@
+"""TLS to PostgreSQL, as the URL asks for it in libpq's words: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`."""
+
+import ssl
+from typing import Any, Final
+
+from sqlalchemy.engine import URL
+
+MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+SYSTEM: Final = "system"
+"""As `sslrootcert`: whom the machine trusts."""
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
+
+
+class BadCertificate(ValueError):
+    """What the URL says of certificates cannot be."""
+
+
+def of(url: URL) -> tuple[URL, dict[str, Any]]:
+    """The URL without what it says of TLS, and arguments for asyncpg.
+
+    asyncpg itself takes `ssl=verify-full` and reads files from `PGSSLROOTCERT`, `PGSSLCERT` and `PGSSLKEY` only. Where
+    files are named in the URL, the default is `verify-full`.
+    https://www.postgresql.org/docs/current/libpq-ssl.html
+
+    Raises:
+        BadCertificate: an unknown mode, or a file that cannot be read.
+    """
+    mode = _one(url, "sslmode") or _one(url, "ssl")
+    files = {name: value for name in _FILES if (value := _one(url, name))}
+    if mode is None and not files:
+        return url, {}
+    mode = mode or "verify-full"
+    if mode not in MODES:
+        raise BadCertificate(f"sslmode={mode} must be one of {', '.join(MODES)}")
+    bare = url.difference_update_query(["ssl", "sslmode", *_FILES])
+    if not files:
+        return bare, {"ssl": mode}
+    if mode not in ("verify-ca", "verify-full"):
+        raise BadCertificate(f"sslmode={mode} looks at no certificate: with {', '.join(files)} it must be verify-full")
+    return bare, {"ssl": _context(mode, files)}
+
+
+def _context(mode: str, files: dict[str, str]) -> ssl.SSLContext:
+    root = files.get("sslrootcert", SYSTEM)
+    try:
+        context = ssl.create_default_context(cafile=None if root == SYSTEM else root)
+    except (OSError, ValueError) as error:
+        raise BadCertificate(f"sslrootcert={root} cannot be read ({_why(error)})") from None
+    context.check_hostname = mode == "verify-full"
+    if "sslkey" in files and "sslcert" not in files:
+        raise BadCertificate("sslkey means nothing without sslcert")
+    if certificate := files.get("sslcert"):
+        try:
+            context.load_cert_chain(certificate, files.get("sslkey"), password="")
+        except (OSError, ValueError) as error:
+            key = files.get("sslkey", certificate)
+            raise BadCertificate(
+                f"sslcert={certificate}, sslkey={key} cannot be read as a certificate and its own key, not encrypted"
+                f" ({_why(error)})"
+            ) from None
+    return context
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "no PEM, or not of each other"
+    return error.strerror or "unreadable" if isinstance(error, OSError) else "unreadable"
+
+
+def _one(url: URL, name: str) -> str | None:
+    found = url.query.get(name)
+    return found if found is None or isinstance(found, str) else found[-1]
