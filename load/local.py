@@ -120,7 +120,7 @@ class LocalFleet:
         self.networks: dict[str, RemoteProxy] = {}
         """Between the workers and `redis` and `temporal`, if the plan is proxied."""
         self.supervisor = Supervisor()
-        self.corpus = Corpus(self._corpus_path())
+        self.corpus = self._open_corpus()
         self.simulators: dict[str, Any] = {}
         self.console: str | None = None
         """Where approvers decide, if the manifest has a pool that asks them."""
@@ -227,6 +227,12 @@ class LocalFleet:
             if isinstance(spec, SearchProvider) and spec.kind == "corpus" and spec.path is not None:
                 return spec.path
         return self.plan.folder / "corpus.db"
+
+    def _open_corpus(self) -> Corpus:
+        try:
+            return Corpus(self._corpus_path())
+        except CorpusError as error:
+            raise BadInput(f"{error}: FLEET_STATE_DIR must be a folder that can be written to") from None
 
     def _fill_corpus(self) -> None:
         if self.plan.corpus is not None:

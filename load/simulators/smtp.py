@@ -77,7 +77,5 @@ async def serve(world: World, port: int, host: str = "127.0.0.1") -> tuple[async
     """Listen. Returns the server and its port."""
     handler: Any = _Handler(world)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: _Relay(handler, hostname="localhost", ident=IDENT, loop=loop), host, port
-    )
+    server = await loop.create_server(lambda: _Relay(handler, hostname="localhost", ident=IDENT, loop=loop), host, port)
     return server, int(server.sockets[0].getsockname()[1])

@@ -84,7 +84,6 @@ def test_the_image_has_what_the_tests_have_and_no_tool():
     assert "hatchling" in pinned(BUILD_LOCK)
 
 
-@pytest.mark.xfail(strict=True, reason="workers/embedded.py imports Valkey's wheel with itself")
 def test_what_is_left_out_is_imported_only_by_what_starts_it():
     at_once = []
     for path in (file for room in ("fleet", "ratelimit", "workers", "load") for file in (ROOT / room).rglob("*.py")):

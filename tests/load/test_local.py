@@ -50,6 +50,12 @@ def test_another_temporal_and_another_ledger_stay_out_of_it(tmp_path, monkeypatc
     assert local(tmp_path).environment()["FLEET_DATABASE_URL"].startswith("postgresql")
 
 
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"cannot be used: .*FLEET_STATE_DIR must be a folder that can be written to"):
+        local(tmp_path / "file" / "state")
+
+
 def test_a_worker_is_ready_when_this_life_of_it_has_said_so(tmp_path):
     found = local(tmp_path)
     log = tmp_path / "logs" / "llm-1.log"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.postgres import Postgres, running_postgres
+from tests.postgres import Postgres, shared_postgres
 from workers.database import Database, upgrade
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def _apart(work: Coroutine[Any, Any, T]) -> T:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL, one for each test process."""
-    with running_postgres() as server:
+    with shared_postgres() as server:
         yield server
 
 
