@@ -32,6 +32,8 @@ def register(app: typer.Typer) -> None:
     bench_app.command("simulators")(bench_simulators)
     bench_app.command("batch")(bench_batch)
     bench_app.command("instruments")(bench_instruments)
+    bench_app.command("stores")(bench_stores)
+    bench_app.command("footprint")(bench_footprint)
     app.add_typer(bench_app, name="bench")
     cli_load.register(app)
     cli_schedule.register(schedule_app.app)
@@ -222,6 +224,50 @@ def bench_instruments(
     raise typer.Exit(_shown(report, json=json))
 
 
+def bench_stores(
+    seconds: Annotated[float, typer.Option("--seconds", min=0.2, max=60, help="Of each measurement.")] = 3.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=20, help="Every case once in each.")] = 3,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            "--share", min=0.05, max=1, help="Of a processor that each server gets at most. Needs root, on Linux."
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure how many calls of a model one server of the limiter's store carries, beside a Cluster of three masters.
+
+    The exit code is 0 only if every figure is within its bound.
+    """
+    import asyncio
+
+    from load.bench import stores
+
+    report = asyncio.run(
+        stores.run(seconds=seconds, rounds=rounds, share=share, say=lambda line: typer.echo(line, err=True))
+    )
+    raise typer.Exit(_shown(report, json=json))
+
+
+def bench_footprint(
+    agents: Annotated[int, typer.Option("--agents", min=1, max=2000, help="That run.")] = 40,
+    rows: Annotated[int, typer.Option("--rows", min=100, max=1_000_000, help="Of each table.")] = 2000,
+    database: Annotated[
+        str | None, typer.Option("--database", help="URL of an empty database. Default: SQLite, thrown away.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure what one run leaves behind, what one row takes, and what one process holds open."""
+    import asyncio
+
+    from load.bench import footprint
+
+    report = asyncio.run(
+        footprint.run(agents=agents, rows=rows, database=database, say=lambda line: typer.echo(line, err=True))
+    )
+    raise typer.Exit(_shown(report, json=json))
+
+
 def _shown(report: "Report", *, json: bool) -> int:
     """Print what was measured; the exit code is 0 only if every figure is within its bound."""
     from fleet.cli import output
@@ -232,6 +278,8 @@ def _shown(report: "Report", *, json: bool) -> int:
         for title, heads, lines in report.tables():
             typer.echo(f"\n{title}")
             output.table(heads, lines, empty="")
+        if not report.checks:
+            return 0
         typer.echo("")
         rows = [("ok" if c.ok else "MISSED", c.name, f"{c.value:g}", c.target) for c in report.checks]
         output.table(("", "CHECK", "VALUE", "TARGET"), rows, empty="")

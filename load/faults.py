@@ -9,26 +9,26 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from random import Random
 from time import time
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, Protocol, get_args
 
 import httpx2
 import psutil
 from pydantic import ValidationError
 
 from fleet.errors import BadInput, FleetError
+from load import restarting
+from load.finishing import finished
 from load.local import TOGETHER, Plan
 from load.proxy import LONGEST_DELAY_S
 from load.simulators.options import Options, OptionsError
 from load.simulators.orders import Step
 from load.trial import Deploy, Fault, FaultKind, Mark
 
-INSTANTS = ("kill", "redis_failover", "deploy")
+INSTANTS = ("kill", "redis_failover", "deploy", "restart")
 """Faults that last as long as they last: `for_s` is 0."""
 LASTING = ("freeze", "redis_delay", "temporal_delay", "provider")
 """Faults that are none unless they last."""
 NAMES = {"redis": "Redis", "temporal": "Temporal"}
-
-T = TypeVar("T")
 
 
 class Script(Protocol):
@@ -54,7 +54,7 @@ class Network(Protocol):
         """Carry everything again."""
 
 
-class Struck(Protocol):
+class Struck(restarting.Restarted, Protocol):
     """What faults strike: a local fleet."""
 
     @property
@@ -71,9 +71,6 @@ class Struck(Protocol):
 
     def groups(self) -> dict[str, int]:
         """Worker processes by pools."""
-
-    def pids(self, pool: str = "") -> dict[str, int]:
-        """Worker processes that run, by name."""
 
     async def kill_server(self, name: str) -> None:
         """kill -9 of `redis` or `temporal`."""
@@ -176,15 +173,14 @@ def _ground(fault: Fault, fleet: Struck) -> str | None:
 
 
 def _target(fault: Fault, fleet: Struck) -> str | None:
-    if fault.kind in ("kill", "freeze"):
+    if fault.kind in ("kill", "freeze", "restart"):
         pools = sorted({pool for group in fleet.groups() for pool in group.split(TOGETHER)})
         if not pools:
             return "there are no workers"
-        return (
-            f"unknown pool {fault.target!r}; there are: {', '.join(pools)}"
-            if fault.target not in {"", *pools}
-            else None
-        )
+        if not fault.target and fault.kind == "restart":
+            return f"target='': say whose processes are restarted: {', '.join(pools)}"
+        unknown = fault.target not in {"", *pools}
+        return f"unknown pool {fault.target!r}; there are: {', '.join(pools)}" if unknown else None
     if fault.target and fault.kind != "provider":
         return f"target={fault.target!r} means nothing here: leave it out"
     return None
@@ -207,12 +203,14 @@ def _more(fault: Fault) -> str | None:
             return f"delay_s={delay!r}: must be seconds above 0, at most {LONGEST_DELAY_S:g}"
     if fault.kind.endswith("_cut") and not isinstance(silent := more.pop("silent", False), bool):
         return f"silent={silent!r}: must be true or false"
+    if fault.kind == "restart" and not isinstance(surge := more.pop("surge", True), bool):
+        return f"surge={surge!r}: must be true or false"
     return f"unknown option: {', '.join(more)}" if more else None
 
 
 def _exclusive(fault: Fault) -> str:
-    """What can be in one such state at a time."""
-    if fault.kind.endswith(("_down", "_failover")):
+    """What can be in one such state at a time, or done by one after the other."""
+    if fault.kind.endswith(("_down", "_failover")) or fault.kind == "restart":
         return fault.kind
     return f"network {fault.kind.partition('_')[0]}" if fault.kind.endswith(("_cut", "_delay")) else ""
 
@@ -291,7 +289,7 @@ class Faults:
         server, _, what = fault.kind.partition("_")
 
         def afterwards(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-            undo.push_async_callback(lambda: _finished(work()))
+            undo.push_async_callback(lambda: finished(work()))
 
         match what or server:
             case "kill" | "freeze":
@@ -299,17 +297,17 @@ class Faults:
             case "down":
                 blow.strikes(f"kill -9 of {NAMES[server]}")
                 afterwards(lambda: fleet.start_server(server))
-                await _finished(fleet.kill_server(server))
+                await finished(fleet.kill_server(server))
             case "cut":
                 silent = bool(fault.more.get("silent"))
                 blow.strikes(f"network to {NAMES[server]} {'swallows everything' if silent else 'cut'}")
                 afterwards(fleet.networks[server].heal)
-                await _finished(fleet.networks[server].cut(silent=silent))
+                await finished(fleet.networks[server].cut(silent=silent))
             case "delay":
                 delay = float(fault.more["delay_s"])
                 blow.strikes(f"network to {NAMES[server]} slower by {delay:g} s each way")
                 afterwards(fleet.networks[server].heal)
-                await _finished(fleet.networks[server].delay(delay))
+                await finished(fleet.networks[server].delay(delay))
             case "failover":
                 blow.strikes("kill -9 of Redis's primary")
                 afterwards(fleet.rejoin)
@@ -328,13 +326,19 @@ class Faults:
                 self.deploying = False
                 blow.adds(f": {self.deploys[-1].after} instead of {self.deploys[-1].before}")
                 blow.over()
+            case "restart":
+                surge, names = bool(fault.more.get("surge", True)), sorted(fleet.pids(fault.target))
+                how = "its replacement ready first" if surge else "stopped first"
+                blow.strikes(f"{', '.join(names)} restarted one after the other, each with {how}")
+                await restarting.rolling(fleet, fault.target, surge=surge)
+                blow.over()
             case "provider":
                 step = _step(fault)
                 told = {name: value for name, value in step.items() if name not in ("at_s", "for_s", "provider")}
                 blow.strikes(f"{fault.target or 'simulators'}: {json.dumps(told)}")
                 script = self._script()
                 undo.push_async_exit(_unless_over(script))
-                await _finished(script.play([step]))
+                await finished(script.play([step]))
 
     def _signal(self, number: int, blow: "_Blow", undo: AsyncExitStack) -> None:
         fault, draw = blow.fault, Random(f"{self._seed}/{number}")
@@ -440,24 +444,9 @@ def _unless_over(script: Script) -> Callable[..., Coroutine[Any, Any, None]]:
 
     async def stop(kind: Any, *_: Any) -> None:
         if kind is not None:
-            await _finished(script.stop())
+            await finished(script.stop())
 
     return stop
-
-
-async def _finished(work: Coroutine[Any, Any, T]) -> T:
-    """Do it to its end, whoever cancels meanwhile; then be cancelled."""
-    task = asyncio.create_task(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    found = task.result()
-    if cancelled:
-        raise asyncio.CancelledError
-    return found
 
 
 def _first(found: BaseExceptionGroup[BaseException]) -> BaseException:

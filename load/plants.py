@@ -16,7 +16,8 @@ import httpx2
 from fleet.client import FleetClient
 from fleet.errors import FleetError
 from fleet.rollout import Rollout
-from fleet.tables import AGENTS_POOL
+from fleet.tables import AGENTS_POOL, LLM_POOL
+from load import restarting
 from load.crowd import CALLER
 from load.local import LocalFleet
 from load.offering import Runs
@@ -30,6 +31,8 @@ FLOOD_CALLS = 400
 IDLE_SHARE = 0.5
 STARVED_SHARE = 0.2
 STARVED_FOR_S = 15.0
+ABSENT_S = 7.0
+"""How long a pool has no process at all: they end, and others take so long to start."""
 
 
 Took = Callable[[], None]
@@ -154,6 +157,14 @@ async def move(crew: Crew, runs: Runs, took: Took) -> None:
         await asyncio.sleep(LOOK_S)
 
 
+async def together(crew: Crew, runs: Runs, took: Took) -> None:
+    """Stops all processes of the model's pool together, and starts others slowly, as `Recreate` would: `dip`."""
+    # when work is queued: half of the runs are there
+    await _arrived(runs, lambda a: len(runs.arrived) * 2 >= len(runs.planned))
+    await restarting.together(crew.fleet, LLM_POOL, apart_s=ABSENT_S)
+    took()
+
+
 PLANTS: dict[str, Callable[[Crew, Runs, Took], Awaitable[None]]] = {
     "lost": lost,
     "twice": twice,
@@ -161,6 +172,7 @@ PLANTS: dict[str, Callable[[Crew, Runs, Took], Awaitable[None]]] = {
     "idle": idle,
     "starve": starve,
     "move": move,
+    "together": together,
 }
 
 

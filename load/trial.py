@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 FaultKind = Literal[
     "kill", "freeze", "redis_down", "redis_cut", "redis_delay", "redis_failover",
-    "temporal_down", "temporal_cut", "temporal_delay", "provider", "deploy",
+    "temporal_down", "temporal_cut", "temporal_delay", "provider", "deploy", "restart",
 ]  # fmt: skip
 """`kill`: kill -9. `freeze`: SIGSTOP, then SIGCONT. `…_down`: kill -9 of the server, then a restart. `…_cut` and
 `…_delay`: the network between workers and server. `redis_failover`: kill -9 of the primary under Sentinel. `provider`:
 a step of the simulators' script. `deploy`: no fault, but it strikes as one: workers of another version start, new runs
-begin on it, the old ones end and so do their workers."""
+begin on it, the old ones end and so do their workers. `restart`: the processes of a pool are restarted one after the
+other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +25,10 @@ class Fault:
     for_s: float = 0.0
     """How long it lasts. 0: an instant, as a kill."""
     target: str = ""
-    """The pool of which one process is hit, or its provider. Empty: any pool, drawn by the seed."""
+    """The pool of which one process is hit, or its provider. Empty: any pool, drawn by the seed; not of `restart`."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """`delay_s` of a delayed network; of `provider` the step of the script (`docs/simulators.md`), without times."""
+    """`delay_s` of a delayed network; `surge` of a restart: whether a replacement is ready first; of `provider` the
+    step of the script (`docs/simulators.md`), without times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

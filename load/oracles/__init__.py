@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from load.oracles.accounting import NothingLost, NothingTwice
+from load.oracles.dips import Dip
 from load.oracles.fairness import FairnessAgents, FairnessTenants, ShareKept
 from load.oracles.memory import MemoryFlat
 from load.oracles.quota import CallsWhileClosed, Overrun, Refusals429, Utilisation
@@ -13,9 +14,9 @@ from load.oracles.waits import Drain, Starved, Waits
 from load.trial import Evidence, Finding
 
 __all__ = [
-    "ORACLES", "CallsWhileClosed", "Drain", "Drained", "FairnessAgents", "FairnessTenants", "MemoryFlat", "NothingLost",
-    "NothingTwice", "Oracle", "Overrun", "Recovery", "Refusals429", "ShareKept", "Starved", "Utilisation",
-    "VersionKept", "Waits", "judged",
+    "ORACLES", "CallsWhileClosed", "Dip", "Drain", "Drained", "FairnessAgents", "FairnessTenants", "MemoryFlat",
+    "NothingLost", "NothingTwice", "Oracle", "Overrun", "Recovery", "Refusals429", "ShareKept", "Starved",
+    "Utilisation", "VersionKept", "Waits", "judged",
 ]  # fmt: skip
 
 
@@ -40,7 +41,7 @@ class Oracle(Protocol):
 
 _CLASSES: tuple[type[Oracle], ...] = (
     NothingLost, NothingTwice, Overrun, Refusals429, CallsWhileClosed, Utilisation, FairnessTenants, ShareKept,
-    FairnessAgents, Starved, Drain, Waits, Recovery, MemoryFlat, VersionKept, Drained,
+    FairnessAgents, Starved, Drain, Waits, Recovery, MemoryFlat, VersionKept, Drained, Dip,
 )  # fmt: skip
 
 ORACLES: dict[str, type[Oracle]] = {str(oracle.name): oracle for oracle in _CLASSES}

@@ -10,6 +10,7 @@ import pytest
 from load.oracles import (
     ORACLES,
     CallsWhileClosed,
+    Dip,
     Drain,
     Drained,
     FairnessAgents,
@@ -86,6 +87,15 @@ def storm(scope: str = MODEL) -> Evidence:
     """The model's provider refuses everything from second 20 to 30, and nobody asks it."""
     mark = Mark(kind="provider", what="429s", at=BEGAN + 20, until=BEGAN + 30, scope=scope)
     return steady(stopped=[(20, 30)], marks=[mark])
+
+
+def restarted(until_s: float = 20) -> Evidence:
+    """Two pools are restarted; nothing is granted from second 20 to `until_s`."""
+    marks = [
+        Mark(kind="restart", what=f"{pool}-1", at=BEGAN + at, until=BEGAN + at + 4, target=pool)
+        for pool, at in (("agents", 10), ("llm", 20))
+    ]
+    return steady(stopped=[(20, until_s)], marks=marks)
 
 
 def healthy() -> Evidence:
@@ -361,6 +371,38 @@ PLANTED: dict[str, dict[str, Planted]] = {
             says="v1 was free 180 s after the change",
         ),
     },
+    "dip": {
+        "seven seconds of nothing": Planted(
+            oracle=Dip(),
+            whole=restarted,
+            fault=lambda _: restarted(27),
+            says="agents 0.0 s, llm 6.5 s; the longest begins",
+        ),
+        "half of the quota for ten seconds": Planted(
+            oracle=Dip(scopes=(MODEL,)),
+            whole=restarted,
+            fault=lambda e: replace(
+                e,
+                calls={MODEL: [c for n, c in enumerate(e.calls[MODEL]) if n % 2 or not 20 < c.at - BEGAN < 30]},
+            ),
+            says="agents 0.0 s, llm 9.1 s; the longest begins",
+        ),
+        "nothing is restarted": Planted(
+            oracle=Dip(), whole=restarted, fault=lambda e: replace(e, marks=[]), says="nothing was restarted"
+        ),
+        "a pool is restarted when nobody waits": Planted(
+            oracle=Dip(targets=("agents", "llm")),
+            whole=restarted,
+            fault=lambda e: replace(e, marks=[e.marks[0], replace(e.marks[1], until=e.finished + 20)]),
+            says="no restart of llm lay in a time in which work was queued; agents 0.0 s, llm 0.0 s",
+        ),
+        "a quota without a line": Planted(
+            oracle=Dip(scopes=(MODEL,)),
+            whole=restarted,
+            fault=lambda e: replace(e, looks=[replace(look, waiting={}) for look in e.looks]),
+            says="never saturated: openai/sim",
+        ),
+    },
     "memory_flat": {
         "one worker leaks": Planted(oracle=MemoryFlat(warm_up_s=15), fault=leaking, says=f"{WORKERS[1]}: +"),
     },
@@ -400,12 +442,12 @@ def test_names_are_those_of_the_classes_and_meanings_are_one_line():
 EVERY: list[Oracle] = [
     NothingLost(), NothingTwice(), Overrun(), Refusals429(), CallsWhileClosed(), Utilisation(), FairnessTenants(),
     ShareKept(noisy=("acme",)), FairnessAgents(), Starved(), Drain(), Waits(), Recovery(), MemoryFlat(),
-    VersionKept(), Drained(),
+    VersionKept(), Drained(), Dip(),
 ]  # fmt: skip
 EMPTY = Evidence(
     began=BEGAN, load_s=10, finished=BEGAN + 10, arrivals=[], ended={}, calls={}, limits=LIMITS
 )  # fmt: skip
-DEMANDING = {"utilisation", "fairness_tenants", "share_kept", "version_kept", "drained"}
+DEMANDING = {"utilisation", "fairness_tenants", "share_kept", "version_kept", "drained", "dip"}
 """Oracles of scenarios that exist to bring about what they judge."""
 
 
@@ -443,7 +485,7 @@ def test_an_interrupted_trial_has_lost_nothing_that_is_under_way():
         calls={scope: [c for c in calls if c.at < at] for scope, calls in HEALTHY.calls.items()},
         looks=[look for look in HEALTHY.looks if look.at < at],
     )
-    late = ("recovery", "memory_flat", "calls_while_closed", "version_kept", "drained")
+    late = ("recovery", "memory_flat", "calls_while_closed", "version_kept", "drained", "dip")
     assert {f.name for f in judged(EVERY, cut) if not f.ok} == set()
     assert {f.name for f in judged(EVERY, cut) if not f.judged} == set(late)
     assert NothingLost().judge(replace(cut, interrupted=False)).value == len(cut.arrivals) - len(cut.ended)
