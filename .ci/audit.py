@@ -210,12 +210,22 @@ def _plain(version: str) -> Version | str:
 
 
 def exceptions(path: Path, today: date) -> tuple[list[Passed], list[str]]:
-    """Advisories that are passed over, and what is wrong with the list."""
+    """Advisories that are passed over, and what is wrong with the list.
+
+    Raises:
+        Unasked: the file cannot be read, or is no list of exceptions.
+    """
     if not path.exists():
         return [], []
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("exception", [])
+    except (OSError, ValueError) as error:
+        raise Unasked(f"{path}: cannot be read as TOML ({error})") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Unasked(f"{path}: has no [[exception]], with two brackets on each side")
     passed: list[Passed] = []
     problems: list[str] = []
-    for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("exception", []):
+    for entry in entries:
         try:
             one = Passed(**entry)
         except TypeError:
@@ -223,9 +233,13 @@ def exceptions(path: Path, today: date) -> tuple[list[Passed], list[str]]:
                 f"exception {entry.get('id', '?')}: needs id, package, reason and expires, and nothing else"
             )
             continue
-        if not one.reason.strip():
+        texts = (one.id, one.package, one.reason)
+        # a time is a date to Python
+        if not all(isinstance(text, str) for text in texts) or type(one.expires) is not date:
+            problems.append(f"exception {one.id}: expires must be a day, as 2027-01-31, and the others text")
+        elif not one.reason.strip():
             problems.append(f"exception {one.id}: has no reason")
-        elif not isinstance(one.expires, date) or one.expires <= today:
+        elif one.expires <= today:
             problems.append(f"exception {one.id} of {one.package}: has expired on {one.expires}")
         else:
             passed.append(one)

@@ -2,7 +2,8 @@
 
 sbom.py [--out FILE]    default: standard output
 
-The same lock file and version make the same bytes. The time is `SOURCE_DATE_EPOCH`; without it none is told.
+The same lock file, version and environment make the same bytes: licences and edges are those of the packages that are
+installed here. The time is `SOURCE_DATE_EPOCH`; without it none is told.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import ssl
 import sys
 
@@ -10,7 +11,11 @@ TIMEOUT_S = 4.0
 
 def main() -> int:
     """Ask once."""
-    port = int(os.environ.get("FLEET_HEALTH_PORT") or 8303)
+    said = os.environ.get("FLEET_HEALTH_PORT") or "8303"
+    port = int(said) if re.fullmatch("[0-9]{1,5}", said) else 0
+    if not 0 < port < 65536:
+        print(f"FLEET_HEALTH_PORT: must be a port from 1 to 65535, got {said[:40]!r}", file=sys.stderr)  # noqa: T201
+        return 1
     if os.environ.get("FLEET_TLS_CERTIFICATE"):
         # it bears the name that others call the process by, not that of the loopback
         trusting = ssl.create_default_context()

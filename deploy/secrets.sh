@@ -25,6 +25,8 @@ held() {
     cat "secrets/$1"
 }
 
+# the manifest's keys of payloads, which compose.yaml names, are lines id:base64
+payload_keys=$(sed -n 's|^  FLEET_PAYLOAD_KEYS: "env:\([A-Za-z0-9_]*\)"$|\1|p' compose.yaml)
 empty=
 for name in $(sed -n 's|^  [A-Za-z0-9_]*: { file: ./secrets/\([A-Za-z0-9_]*\) }$|\1|p' compose.yaml); do
     case $name in
@@ -36,6 +38,7 @@ for name in $(sed -n 's|^  [A-Za-z0-9_]*: { file: ./secrets/\([A-Za-z0-9_]*\) }$
     *)
         if [ "$demo" ]; then
             case $name in
+            "$payload_keys") printf 'demo:%s' "$(head -c 32 /dev/urandom | base64)" | keep "$name" ;;
             *HOOK*) printf 'whsec_%s' "$(head -c 24 /dev/urandom | base64)" | keep "$name" ;;
             codec_tokens) : ;;
             *) random | keep "$name" ;;

@@ -82,6 +82,9 @@ async def connect(settings: Settings, *, address: str | None = None, runtime: Ru
     config |= {"keep_alive_config": ALIVE, "connect_timeout": CONNECT_WITHIN}
     try:
         return await Client.connect(**config, runtime=runtime, interceptors=tracing.interceptors())
+    except ValueError as error:
+        said = str(error).splitlines()[0]
+        raise BadInput(f"Temporal's configuration: {said}: see TEMPORAL_ADDRESS and TEMPORAL_TLS_*") from None
     except (RuntimeError, RPCError) as error:
         raise Unreachable(
             f"Temporal does not answer at {config['target_host']}{refusal(error)}:"

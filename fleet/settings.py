@@ -51,9 +51,10 @@ class Traces:
 
 
 class Settings(BaseSettings):
-    """`FLEET_*` variables. The Temporal connection has its own: `TEMPORAL_*` and `temporal.toml`."""
+    """`FLEET_*` variables; an empty one says nothing. The Temporal connection has its own: `TEMPORAL_*` and
+    `temporal.toml`."""
 
-    model_config = SettingsConfigDict(env_prefix="FLEET_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FLEET_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     manifest: Path = Path("deploy/fleet.toml")
     """The manifest: what the fleet is."""
@@ -201,6 +202,12 @@ class Settings(BaseSettings):
         return dict(os.environ)
 
 
+def libpq() -> dict[str, str]:
+    """Files of certificates that `PGSSL*` name, by what a URL calls them."""
+    named = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+    return {name: path for name in named if (path := os.environ.get(f"PG{name.upper()}"))}
+
+
 def _held(name: str, path: Path) -> str:
     """The one line that a file holds. Neither its text nor its errors are shown, as it is a secret."""
     try:
@@ -312,6 +319,9 @@ def load() -> Settings:
             f"FLEET_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}" for e in error.errors()
         ]
         raise BadInput("; ".join(problems)) from None
+    if os.environ.get("FLEET_PAYLOAD_KEYS") == "":
+        # to go on would write what is to be secret for all to read
+        raise BadInput("FLEET_PAYLOAD_KEYS: is empty: say where the keys are, env:NAME or file:/path, or leave it out")
     for name, file in (("redis_url", found.redis_url_file), ("database_url", found.database_url_file)):
         if file is not None and getattr(found, name) is not None:
             raise BadInput(f"FLEET_{name.upper()} and FLEET_{name.upper()}_FILE are set: leave one of the two")

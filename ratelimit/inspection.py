@@ -4,20 +4,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ratelimit.errors import StoreLost
-from ratelimit.routes import SENTINEL_TIMEOUT_S
+from ratelimit.routes import SENTINEL_TIMEOUT_S, sentinels
 from ratelimit.store import RedisStore
 
 DANGEROUS = "FLUSHALL"
 """What nobody needs who only books and settles. It is never sent: the server is asked whether it would be allowed."""
-
-
-_NO = ("no", "false", "0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,24 +159,19 @@ async def _covered(store: RedisStore) -> bool | None:
 
 async def _quorums(url: str) -> dict[str, str]:
     """What each Sentinel answers to CKQUORUM: https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/"""
-    parts = urlsplit(url)
-    master = unquote(parts.path.strip("/").split("/")[0])
-    options: dict[str, Any] = {name: told[0] for name, told in parse_qs(parts.query).items()}
-    asking: dict[str, Any] = {"password": options.get("sentinel_password")}
-    if parts.scheme.startswith(("rediss", "valkeys")) and options.get("sentinel_ssl", "yes").lower() not in _NO:
-        asking |= {"ssl": True} | {name: value for name, value in options.items() if name.startswith("ssl_")}
+    asked = sentinels(url)
     found: dict[str, str] = {}
-    for node in parts.netloc.rpartition("@")[2].split(","):
-        one = urlsplit(f"//{node}")
+    for host, port in asked.nodes:
+        node = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         client = Redis(
-            host=one.hostname or "localhost",
-            port=one.port or 26379,
-            **asking,
+            host=host,
+            port=port,
+            **asked.asking,
             socket_connect_timeout=SENTINEL_TIMEOUT_S,
             socket_timeout=SENTINEL_TIMEOUT_S,
         )
         try:
-            told = await client.execute_command("SENTINEL CKQUORUM", master)  # type: ignore[no-untyped-call]
+            told = await client.execute_command("SENTINEL CKQUORUM", asked.master)  # type: ignore[no-untyped-call]
             found[node] = "ok" if bytes(told).startswith(b"OK") else bytes(told).decode(errors="replace")[:200]
         except (RedisError, OSError) as error:
             said = str(error) if str(error).startswith("NO") else type(error).__name__

@@ -1,8 +1,9 @@
 """Which connection a call takes: to one server, to the master that Sentinel names, to the node of a Cluster's slot."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection, SSLConnection, parse_url
@@ -76,7 +77,7 @@ class Cluster:
         nodes: some of them, host and port.
         connect: makes what opens a connection to a node.
         """
-        self.where = "Redis Cluster at " + ",".join(f"{host}:{port}" for host, port in nodes)
+        self.where = "Redis Cluster at " + ",".join(f"{_bracketed(host)}:{port}" for host, port in nodes)
         self._seeds = list(nodes)
         self._connect = connect
         self._wires: dict[tuple[str, int], Wire] = {}
@@ -148,21 +149,58 @@ def routes(url: str) -> Routes:
         ValueError: it is no such URL. The text repeats nothing of it, as there may be a password anywhere in it.
     """
     _whole(url)
-    scheme, plus, kind = urlsplit(url).scheme.replace("valkey", "redis").partition("+")
-    if not plus:
+    if "+" not in urlsplit(url).scheme:
         plain = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
         return _single(plain)
+    found = _several(url)
+    if found.kind == "cluster":
+        options = found.options
+        return Cluster(found.nodes, lambda host, port: _opening(dict(options, host=host, port=port)))
+    hosts = urlsplit(url).netloc.rpartition("@")[2]
+    connect = _by_sentinel(found.nodes, found.master, found.options, found.asking)
+    return Single(connect, f"Redis {found.master!r} by Sentinel at {hosts}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Several:
+    """What a URL of several hosts says."""
+
+    kind: str
+    """`sentinel` or `cluster`."""
+    nodes: list[tuple[str, int]]
+    """Sentinels, or nodes of the Cluster."""
+    options: dict[str, Any]
+    """Of a connection to a server itself, as redis-py takes them."""
+    master: str = ""
+    """As Sentinel calls it."""
+    asking: dict[str, Any]
+    """Options of a client of the Sentinels."""
+
+
+def sentinels(url: str) -> Several:
+    """Who the Sentinels are, and how they are asked.
+
+    Raises:
+        ValueError: it is no URL of Sentinels.
+    """
+    _whole(url)
+    return _several(url)
+
+
+def _several(url: str) -> Several:
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.replace("valkey", "redis").partition("+")
     if kind not in ("sentinel", "cluster") or scheme not in ("redis", "rediss"):
         raise ValueError(
             "must begin with redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or their rediss+… forms"
         )
-    parts = urlsplit(url)
     user, at, hosts = parts.netloc.rpartition("@")
     nodes = [_node(host, 26379 if kind == "sentinel" else 6379) for host in hosts.split(",")]
     path = parts.path.strip("/").split("/")
     database = path[1] if kind == "sentinel" and len(path) > 1 else ""
     # redis-py reads what is said of the servers themselves: user, password, TLS
-    one = urlunsplit((scheme, f"{user}{at}{nodes[0][0]}:{nodes[0][1]}", f"/{database}", parts.query, ""))
+    first = f"{_bracketed(nodes[0][0])}:{nodes[0][1]}"
+    one = urlunsplit((scheme, f"{user}{at}{first}", f"/{database}", parts.query, ""))
     options: dict[str, Any] = dict(parse_url(one))
     secret: str | None = options.pop("sentinel_password", None)
     plain_sentinels = str(options.pop("sentinel_ssl", "yes")).lower() in ("no", "false", "0")
@@ -172,13 +210,13 @@ def routes(url: str) -> Routes:
         if path != [""]:
             raise ValueError(f"a Cluster has no databases: leave {parts.path!r} out")
         options.pop("db", None)
-        return Cluster(nodes, lambda host, port: _opening(dict(options, host=host, port=port)))
+        return Several(kind=kind, nodes=nodes, options=options, asking={})
     if not path[0]:
         raise ValueError("name the master: redis+sentinel://host:26379/mymaster")
     asking: dict[str, Any] = {"password": secret}
     if options.get("connection_class") is SSLConnection and not plain_sentinels:
         asking |= {"ssl": True} | {name: value for name, value in options.items() if name.startswith("ssl_")}
-    return Single(_by_sentinel(nodes, path[0], options, asking), f"Redis {path[0]!r} by Sentinel at {hosts}")
+    return Several(kind=kind, nodes=nodes, options=options, master=unquote(path[0]), asking=asking)
 
 
 def _whole(url: str) -> None:
@@ -198,17 +236,26 @@ def _whole(url: str) -> None:
 
 
 def _node(host: str, port: int) -> tuple[str, int]:
-    name, colon, given = host.rpartition(":")
-    if not colon:
-        return host, port
-    if not (name and given.isdigit()):
-        raise ValueError("a host is not of the form host:port; a password with / or @ in it must be percent-encoded")
-    return name, int(given)
+    try:
+        parts = urlsplit(f"//{host}")
+        name, given = parts.hostname, parts.port
+    except ValueError:
+        name, given = None, None
+    if not name:
+        raise ValueError(
+            "a host is not of the form host:port or [address]:port; a password with / or @ in it must be"
+            " percent-encoded"
+        )
+    return name, port if given is None else given
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _single(url: str) -> Single:
     parts = urlsplit(url)
-    where = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+    where = parts.path if parts.scheme == "unix" else f"{_bracketed(parts.hostname or '')}:{parts.port or 6379}"
     # the pool only knows how to make a connection from a URL; it never holds one
     pool = ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=TIMEOUT_S, decode_responses=False)
     return Single(_of_pool(pool), f"Redis at {where}")

@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Protocol, Self
 
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from ratelimit import codec, scripts
 from ratelimit.codec import text
@@ -31,6 +40,8 @@ Answer = Callable[[Bookings | StoreLost | None], None]
 Observer = Callable[[str, float, bool], None]
 """Takes a verb or a command in small letters, how many seconds it took, and whether the server has answered. What it
 refuses (out of memory, a replica, no permission) is no answer: nothing can be granted by it."""
+
+_REFUSALS = (NoPermissionError, OutOfMemoryError, ReadOnlyError, BusyLoadingError)
 
 
 class Store(Protocol):
@@ -426,7 +437,8 @@ class RedisStore:
         # over a socket file redis-py wraps the refusal into a lost connection
         if isinstance(error, AuthenticationError) or isinstance(error.__context__, AuthenticationError):
             return StoreLost(f"{self._routes.where} refuses the user or the password")
-        if type(error) is ResponseError:
+        # the server's own words, which repeat a user's name, a command and a key at most
+        if type(error) is ResponseError or isinstance(error, _REFUSALS):
             return StoreLost(f"{self._routes.where} refuses: {str(error)[:200]}")
         return StoreLost(f"{self._routes.where} does not answer ({_why(error)})")
 

@@ -129,7 +129,9 @@ async def limiter(settings: Settings, manifest: Manifest) -> AsyncIterator[Limit
             await store.ping()
             yield found
     except StoreLost as lost:
-        raise Unreachable(f"{lost}; start one with `fleet dev` or set FLEET_REDIS_URL") from None
+        # one that refuses is there: its own words say what is wrong
+        advice = "" if " refuses" in str(lost) else "; start one with `fleet dev` or set FLEET_REDIS_URL"
+        raise Unreachable(f"{lost}{advice}") from None
     except BadQuota as bad:
         raise BadInput(f"quotas: {bad}") from None
     finally:

@@ -99,7 +99,8 @@ class Tls:
                 # first into another: half of a new pair would spoil the one that serves
                 await asyncio.to_thread(self.context)
                 self.load(context)
-            except BadInput as bad:
+            except (BadInput, OSError) as bad:
+                # a file that is there when it is looked at may be gone when it is read
                 log.warning("the new certificate is not taken; the one before it is shown on", why=str(bad))
             else:
                 log.info("certificate renewed", certificate=str(self.certificate))

@@ -1,5 +1,8 @@
 """`fleet deploy …`: the manifest as the files that run it."""
 
+import hashlib
+import re
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -23,25 +26,10 @@ FOLDERS: Final = {Target.COMPOSE: ".", Target.HELM: "helm", Target.SYSTEMD: "sys
 
 _DEPLOY: Final = Path("deploy")
 _BEGINNING: Final = 1_000
-_NEXT: Final = {
-    Target.SYSTEMD: (
-        "install deploy/fleet.toml as /etc/fleet/fleet.toml and {out}/fleet.env.example as /etc/fleet/fleet.env",
-        "cp {out}/sysusers.d/fleet.conf /etc/sysusers.d/ && cp {out}/tmpfiles.d/fleet.conf /etc/tmpfiles.d/",
-        "systemd-sysusers && systemd-tmpfiles --create",
-        "a file for each secret in /etc/fleet/secrets: {secrets}",
-        "cp {out}/fleet*.service {out}/fleet.target /etc/systemd/system/ && systemctl daemon-reload",
-        "systemctl enable --now fleet.target",
-        "systemctl start fleet-doctor; journalctl --unit fleet-doctor --output cat",
-    ),
-    Target.COMPOSE: (
-        "docker compose --file {out}/compose.yaml up --detach --wait",
-        "docker compose --file {out}/compose.yaml run --rm cli doctor --target compose",
-    ),
-    Target.HELM: (
-        "helm upgrade --install fleet deploy/helm/fleet --values {out}/values.yaml --values production.yaml",
-        "kubectl exec deploy/fleet-llm -- fleet doctor --target kubernetes --pool llm, and so for each pool",
-    ),
-}
+_NAMESPACE: Final = "agents"
+"""Of Kubernetes, as docs/kubernetes.md has it."""
+_LONGEST: Final = 52
+"""Characters of a Deployment's name."""
 _SECRETS: Final = ("FLEET_REDIS_URL", "FLEET_DATABASE_URL", "FLEET_DATABASE_OWNER_URL")
 
 
@@ -110,7 +98,7 @@ def render(
         BadInput: the manifest has problems or asks for slots that would only wait, a file is somebody else's, or the
             folder cannot be written.
     """
-    made, _ = _plan(manifest, image, build_id, idle_allowed=idle)
+    made, path = _plan(manifest, image, build_id, idle_allowed=idle)
     if waiting := making.idle(made):
         if not idle:
             raise BadInput("\n".join(waiting))
@@ -127,32 +115,87 @@ def render(
         paths = {"files": [*texts], "changed": changed, "superfluous": old}
         output.document({key: [str(path) for path in value] for key, value in paths.items()} | {"written": not check})
     else:
-        _tell(made, folders, texts, changed, old, check=check)
+        _tell(texts, changed, old, check=check)
+        if not check:
+            _tell_next(made, path, folders)
     if check and (changed or old):
         raise typer.Exit(1)
 
 
-def _tell(
-    made: Plan,
-    folders: dict[Target, Path],
-    texts: dict[Path, str],
-    changed: list[Path],
-    old: list[Path],
-    *,
-    check: bool,
-) -> None:
+def _tell(texts: dict[Path, str], changed: list[Path], old: list[Path], *, check: bool) -> None:
     for path in changed:
         typer.echo(f"{path} {'differs from what the manifest says' if check else 'written'}")
     for path in old:
         typer.echo(f"{path} belongs to no pool of the manifest any more: delete it")
     if not changed:
         typer.echo(f"{len(texts)} files, all as the manifest says")
-    if check:
-        return
+
+
+def _tell_next(made: Plan, manifest: Path, folders: dict[Target, Path]) -> None:
+    next_of = {Target.SYSTEMD: _next_systemd, Target.COMPOSE: _next_compose, Target.HELM: _next_helm}
     for one, folder in folders.items():
         typer.echo(f"next, for {one.value}:")
-        for line in _NEXT[one]:
-            typer.echo("  " + line.format(out=folder, secrets=", ".join((*_SECRETS, *made.secrets))))
+        for line in next_of[one](made, manifest, folder):
+            typer.echo(f"  {line}")
+
+
+def _next_systemd(made: Plan, manifest: Path, out: Path) -> list[str]:
+    return [
+        f"install {manifest} as /etc/fleet/fleet.toml and {out}/fleet.env.example as /etc/fleet/fleet.env",
+        " && ".join(f"cp {out}/{name}/fleet.conf /etc/{name}/" for name in ("sysusers.d", "tmpfiles.d")),
+        "systemd-sysusers && systemd-tmpfiles --create",
+        f"write each secret into its file in /etc/fleet/secrets: {', '.join((*_SECRETS, *made.secrets))}",
+        f"cp {out}/fleet*.service {out}/fleet.target /etc/systemd/system/ && systemctl daemon-reload",
+        "systemctl enable --now fleet.target",
+        "systemctl start fleet-doctor; journalctl --unit fleet-doctor --output cat",
+    ]
+
+
+def _next_compose(made: Plan, manifest: Path, out: Path) -> list[str]:
+    compose = f"docker compose --file {out}/compose.yaml"
+    text = _read(out / "compose.yaml") or ""
+    # what it mounts, and what makes its secrets
+    beside = dict.fromkeys([*re.findall(r"^ +- \./([\w.-]+)", text, re.MULTILINE), "secrets.sh"])
+    missing = [str(_DEPLOY / name) for name in beside if not (out / name).exists()]
+    lines = [f"cp -r {shlex.join(missing)} {out}/"] if missing else []
+    if _read(out / "fleet.toml") != made.text:
+        beside_it = manifest.resolve().parent == out.resolve()
+        named = f"write FLEET_MANIFEST_FILE=./{manifest.name} into {out}/.env"
+        lines.append(named if beside_it else f"cp {manifest} {out}/fleet.toml")
+    lines += [
+        f"docker pull {made.image}" if "@" in made.image else f"docker build -f {_DEPLOY}/Dockerfile -t {made.image} .",
+        f"sh {out}/secrets.sh, and write into {out}/secrets what is yours: {', '.join(made.secrets) or 'nothing'}",
+        f"{compose} up --detach --wait",
+    ]
+    if made.build_id:
+        # `up` has stopped the workers of the version that was current
+        promoted = f"{compose} run --rm cli rollout promote {made.build_id}"
+        lines.append(f"{promoted}, unless it is the first version: until then nothing is worked off")
+    return [*lines, f"{compose} run --rm cli doctor --target compose"]
+
+
+def _next_helm(made: Plan, _: Path, out: Path) -> list[str]:
+    into = f"--namespace {_NAMESPACE} --create-namespace"
+    pool = made.pools[0].name
+    workers = deployment("fleet", pool, *([made.build_id] if made.build_id else []))
+    looked = f"kubectl --namespace {_NAMESPACE} exec deploy/{workers} -- fleet doctor --target kubernetes"
+    return [
+        f"helm upgrade --install fleet deploy/helm/fleet {into} --values {out}/values.yaml --values production.yaml",
+        f"{looked} --pool {pool}, and so for each pool",
+    ]
+
+
+def deployment(*words: str) -> str:
+    """The name that the chart gives to a Deployment of these words, as its template `agent-fleet.object` does.
+
+    Args:
+        words: the release, the pool and the build, if there is one.
+    """
+    said = "-".join(words)
+    plain = re.sub(r"[^a-z0-9-]", "-", said.lower())
+    if plain == said and len(plain) <= _LONGEST:
+        return plain
+    return f"{plain[:45].removesuffix('-')}-{hashlib.sha256(said.encode()).hexdigest()[:6]}"
 
 
 def _plan(

@@ -31,6 +31,15 @@ def passes(findings: Iterable[Diagnosis]) -> bool:
     return not any(one.severity == "fail" for one in findings)
 
 
+Needs = Collection[str] | None
+"""Components that a pool's workers use, as `database` or `providers.openai`. None: all of them are looked at."""
+
+
+def wanted(component: str, needed: Needs) -> bool:
+    """Whether the component is to be looked at."""
+    return needed is None or component in needed
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """What is asked of a deployment."""

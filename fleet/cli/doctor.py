@@ -68,14 +68,16 @@ def _look(
     from fleet.cli.diagnosis import Diagnosis, Place, passes
 
     place = Place.of(targets)
+    needed = None if pool is None else needs(manifest, pool)
 
     async def work() -> list[Diagnosis]:
         asked = await _examine(settings, manifest, pool)
         found = [
             Diagnosis(component=one.component, severity="ok" if one.ok else "fail", detail=one.detail) for one in asked
         ]
-        seen = await doctor_servers.examine(settings, manifest, place)
-        return [*found, *seen.findings, *await doctor_environment.examine(settings, manifest, place, seen.machines)]
+        seen = await doctor_servers.examine(settings, manifest, place, needed)
+        around = await doctor_environment.examine(settings, manifest, place, seen.machines, needed)
+        return [*found, *seen.findings, *around]
 
     findings = context.run(work())
     well = passes(findings)
@@ -90,7 +92,7 @@ def _look(
     raise typer.Exit(0 if well else 2)
 
 
-def _needs(manifest: Manifest, pool: str) -> set[str]:
+def needs(manifest: Manifest, pool: str) -> set[str]:
     """What a worker of the pool uses beside Temporal, Redis and the store of payloads."""
     used = {"temporal", "redis", "payloads"}
     if next(one for one in making.make(manifest, "").pools if one.name == pool).database:
@@ -131,7 +133,7 @@ async def _examine(settings: Settings, manifest: Manifest, pool: str | None) -> 
             components.append((f"endpoints.{name}", lambda name=name, spec=endpoint: _endpoint(settings, name, spec)))  # type: ignore[misc]
     if manifest.approvals.link_key is not None:
         components.append(("approvals.link_key", lambda: _links(settings, manifest)))
-    needed = None if pool is None else _needs(manifest, pool)
+    needed = None if pool is None else needs(manifest, pool)
     return [await _ask(name, question) for name, question in components if needed is None or name in needed]
 
 
@@ -191,8 +193,13 @@ async def _redis(settings: Settings, manifest: Manifest) -> str:
 
 async def _database(settings: Settings) -> str:
     from workers.database.engine import Database
+    from workers.database.facts import file_of
     from workers.database.revisions import newest
 
+    file = file_of(settings.database())
+    if file is not None and not file.exists():
+        # to open it would make it
+        raise BadInput(f"there is no {file} yet: run `fleet db upgrade`")
     database = Database(settings.database())
     try:
         await database.open()
@@ -222,7 +229,11 @@ async def _search(settings: Settings, name: str, spec: SearchProvider) -> str:
     import httpx2
 
     from workers.clients import search_provider
+    from workers.corpus.documents import EmptyCorpus
 
+    if spec.kind == "corpus" and not (corpus := spec.path or settings.state_dir / "corpus.db").exists():
+        # to open it would make it
+        raise EmptyCorpus(corpus)
     async with httpx2.AsyncClient(timeout=10) as http:
         provider = search_provider(settings, name, spec, http)
         found = await provider.search("documentation", 1)

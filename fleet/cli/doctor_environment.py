@@ -4,20 +4,23 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from fleet import client as clients
-from fleet.cli.diagnosis import Diagnosis, Place, Reach, Severity, reach
+from fleet.cli.diagnosis import Diagnosis, Needs, Place, Reach, Severity, reach, wanted
+from fleet.cli.doctor_app import Target
 from fleet.errors import BadInput
 from fleet.manifest import Manifest
 from fleet.settings import Settings
 from fleet.storage.places import Places, places
 from fleet.tables import REFERENCE, BankProvider, MailApiProvider, MailProvider, ModelProvider, SearchProvider
 
-_FILES = ("FLEET_REDIS_URL_FILE", "FLEET_DATABASE_URL_FILE", "TEMPORAL_API_KEY_FILE", "FLEET_TLS_KEY")
+_FILES = ("FLEET_REDIS_URL_FILE", "TEMPORAL_API_KEY_FILE", "FLEET_TLS_KEY")
+_OF_DATABASE = ("FLEET_DATABASE_URL_FILE",)
 _PRIVATE_KEYS = ("TEMPORAL_TLS_CLIENT_KEY_PATH",)
 
 
@@ -32,7 +35,9 @@ class Outside:
     fix: str
 
 
-async def examine(settings: Settings, manifest: Manifest, place: Place, machines: tuple[str, ...]) -> list[Diagnosis]:
+async def examine(
+    settings: Settings, manifest: Manifest, place: Place, machines: tuple[str, ...], needed: Needs = None
+) -> list[Diagnosis]:
     """Look around.
 
     Args:
@@ -40,20 +45,21 @@ async def examine(settings: Settings, manifest: Manifest, place: Place, machines
         manifest: what the fleet is.
         place: what is asked.
         machines: whose workers are alive.
+        needed: components that are looked at.
     """
     variables = settings.environment()
     found = [
         user(os.geteuid(), place),
-        state(settings, manifest, place),
+        state(settings, manifest, place, needed),
         *build(settings, place),
         *health(settings, place),
         *stored(_stored(settings), place, machines),
         *_encrypted(settings, place),
-        *files(secret_files(settings, manifest, variables), place),
-        *links(manifest, place),
+        *files(secret_files(settings, manifest, variables, needed), place),
+        *(links(manifest, place) if wanted("approvals.link_key", needed) else ()),
         *collector(variables, place),
     ]
-    for one in outsiders(manifest):
+    for one in outsiders(manifest, needed):
         found += outside(one, await reach([one.host]), place)
     return found
 
@@ -67,16 +73,20 @@ def user(uid: int, place: Place) -> Diagnosis:
     return Diagnosis(component="process.user", severity="warn", detail="runs as root", fix=fix)
 
 
-def state(settings: Settings, manifest: Manifest, place: Place) -> Diagnosis:
+def state(settings: Settings, manifest: Manifest, place: Place, needed: Needs = None) -> Diagnosis:
     """Whether what must be written can be."""
     component, folder = "process.state", settings.state_dir
     needs = []
-    if settings.database_url is None and settings.database_url_file is None:
+    if wanted("database", needed) and settings.database_url is None and settings.database_url_file is None:
         needs.append("the SQLite ledger")
     if settings.payload_store is None and clients.is_embedded(settings):
         needs.append("payloads")
     if any(
-        isinstance(one, SearchProvider) and one.kind == "corpus" and not one.path for one in manifest.providers.values()
+        isinstance(one, SearchProvider)
+        and one.kind == "corpus"
+        and not one.path
+        and wanted(f"providers.{name}", needed)
+        for name, one in manifest.providers.items()
     ):
         needs.append("the corpus")
     nearest = next((one for one in (folder.absolute(), *folder.absolute().parents) if one.exists()), Path("/"))
@@ -97,12 +107,16 @@ def build(settings: Settings, place: Place) -> Iterator[Diagnosis]:
     """Whether runs stay on the code that they began with."""
     if settings.build_id:
         yield Diagnosis(component="process.build", severity="ok", detail=f"FLEET_BUILD_ID is {settings.build_id}")
+    elif Target.COMPOSE.value in place.names:
+        # one file runs one release: a version that is not promoted gets no work, and those of the current one are gone
+        detail = "workers have no version, as compose runs them: what replaces them goes on with their runs"
+        yield Diagnosis(component="process.build", severity="ok", detail=detail)
     elif place.deployed:
         yield Diagnosis(
             component="process.build",
             severity="warn",
             detail="workers have no version: new code goes on with runs that older code began",
-            fix="set FLEET_BUILD_ID for each release (docs/rollouts.md)",
+            fix="name each release, start it beside the old one, `fleet rollout promote` it (docs/rollouts.md)",
         )
 
 
@@ -156,17 +170,56 @@ def _encrypted(settings: Settings, place: Place) -> Iterator[Diagnosis]:
         )
 
 
-def secret_files(settings: Settings, manifest: Manifest, variables: dict[str, str]) -> dict[str, Path]:
+def secret_files(
+    settings: Settings, manifest: Manifest, variables: dict[str, str], needed: Needs = None
+) -> dict[str, Path]:
     """Files that hold secrets, by what names them."""
-    references = set(_references(manifest.model_dump(mode="json")))
-    references |= {one for one in (settings.payload_keys, settings.codec_tokens) if one}
+    references = set(_references(_tables(manifest, needed)))
+    # no worker reads the codec server's
+    references |= {one for one in (settings.payload_keys, None if needed else settings.codec_tokens) if one}
     found = {one: Path(one.removeprefix("file:")) for one in references if one.startswith("file:")}
     for one in sorted(references - set(found)):
         name = f"{one.removeprefix('env:')}_FILE"
         if path := variables.get(name):
             found[name] = Path(path)
-    found |= {name: Path(variables[name]) for name in (*_FILES, *_PRIVATE_KEYS) if variables.get(name)}
+    own = (*_FILES, *_PRIVATE_KEYS, *(_OF_DATABASE if wanted("database", needed) else ()))
+    found |= {name: Path(variables[name]) for name in own if variables.get(name)}
+    if settings.tls_certificate is not None and settings.tls_key is None:
+        found["FLEET_TLS_CERTIFICATE"] = settings.tls_certificate
+    if (config := variables.get("TEMPORAL_CONFIG_FILE")) and _holds_secrets(Path(config)):
+        found["TEMPORAL_CONFIG_FILE"] = Path(config)
+    with suppress(BadInput):
+        found |= _of_url("FLEET_REDIS_URL", settings.redis(), "ssl_keyfile")
+    if wanted("database", needed):
+        with suppress(BadInput):
+            found |= _of_url("FLEET_DATABASE_URL", settings.database(), "sslkey")
     return found
+
+
+def _holds_secrets(config: Path) -> bool:
+    try:
+        text = config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return "api_key" in text or "client_key_data" in text
+
+
+def _of_url(name: str, url: str, option: str) -> dict[str, Path]:
+    """The file of a private key that a URL names."""
+    try:
+        named = parse_qs(urlsplit(url).query).get(option)
+    except ValueError:
+        return {}
+    return {f"{option} of {name}": Path(named[-1])} if named else {}
+
+
+def _tables(manifest: Manifest, needed: Needs) -> Any:
+    """The manifest, or of it what a pool uses."""
+    whole = manifest.model_dump(mode="json")
+    if needed is None:
+        return whole
+    paths = (one.split(".", 1) for one in needed if "." in one)
+    return [whole[table].get(name) for table, name in paths]
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -199,7 +252,7 @@ def files(found: dict[str, Path], place: Place) -> Iterator[Diagnosis]:
         else:
             well += 1
     if well:
-        yield Diagnosis(component="secrets.files", severity="ok", detail=f"{well} files are their owner's alone")
+        yield Diagnosis(component="secrets.files", severity="ok", detail=f"{well} are not open to others")
 
 
 def links(manifest: Manifest, place: Place) -> Iterator[Diagnosis]:
@@ -234,14 +287,16 @@ def _is_url(text: str) -> bool:
         return False
 
 
-def outsiders(manifest: Manifest) -> Iterable[Outside]:
-    """Whom the fleet calls at an address that the manifest has."""
+def outsiders(manifest: Manifest, needed: Needs = None) -> Iterable[Outside]:
+    """Whom the fleet, or a pool of it, calls at an address that the manifest has."""
     used = {
         model.partition("/")[0]
         for agent in manifest.agents.values()
         for model in (agent.model, agent.context.model or "")
     }
     for name, spec in manifest.providers.items():
+        if not wanted(f"providers.{name}", needed):
+            continue
         if isinstance(spec, MailProvider):
             yield Outside(
                 where=f"providers.{name}.host",

@@ -19,7 +19,7 @@ from temporalio.service import RPCError
 
 from fleet import client as clients
 from fleet import pools
-from fleet.cli.diagnosis import Diagnosis, Place, Reach, Severity, loopback, reach, way
+from fleet.cli.diagnosis import Diagnosis, Needs, Place, Reach, Severity, loopback, reach, wanted, way
 from fleet.errors import FleetError
 from fleet.manifest import Manifest
 from fleet.settings import Settings
@@ -29,7 +29,7 @@ from ratelimit.inspection import Server, hosts, inspected
 from workers.database.engine import DatabaseLost
 from workers.database.facts import Facts, facts
 
-OLDEST_REDIS, OLDEST_VALKEY, OLDEST_POSTGRES = (7, 0), (7, 2), 14
+OLDEST_REDIS, OLDEST_VALKEY, OLDEST_POSTGRES = (7, 0), (8, 0), 14
 OLDEST_TEMPORAL = (1, 29)
 """The first whose workers are heard of and whose queues are fair by tenant."""
 SHORTEST_RETENTION = timedelta(days=3)
@@ -47,9 +47,9 @@ class Seen:
     """Machines whose workers are alive."""
 
 
-async def examine(settings: Settings, manifest: Manifest, place: Place) -> Seen:
-    """Look at all three. Of what does not answer the doctor's other questions tell."""
-    seen = Seen(findings=await addresses(settings, place))
+async def examine(settings: Settings, manifest: Manifest, place: Place, needed: Needs = None) -> Seen:
+    """Look at all three, or those that are needed. Of what does not answer the doctor's other questions tell."""
+    seen = Seen(findings=await addresses(settings, place, needed))
     try:
         client = await clients.connect(settings)
         seen.findings += await _temporal(client, settings, manifest, place)
@@ -59,9 +59,11 @@ async def examine(settings: Settings, manifest: Manifest, place: Place) -> Seen:
         pass
     try:
         server = await inspected(settings.redis())
-        seen.findings += list(redis(server, await reach(server.hosts), place))
+        seen.findings += list(redis(server, await reach(server.hosts), place, manifest.limiter.posture))
     except (StoreLost, ValueError, FleetError):
         pass
+    if not wanted("database", needed):
+        return seen
     try:
         found = await facts(settings.database())
         where = await reach([found.host] if found.host else [])
@@ -71,7 +73,7 @@ async def examine(settings: Settings, manifest: Manifest, place: Place) -> Seen:
     return seen
 
 
-async def addresses(settings: Settings, place: Place) -> list[Diagnosis]:
+async def addresses(settings: Settings, place: Place, needed: Needs = None) -> list[Diagnosis]:
     """Whether the settings lead out of a container at all, whoever answers there."""
     found: list[Diagnosis] = []
     with suppress(FleetError):
@@ -84,7 +86,7 @@ async def addresses(settings: Settings, place: Place) -> list[Diagnosis]:
             fix = "FLEET_REDIS_URL=redis://valkey:6379/0, by its service"
             found += loopback("redis.address", "Redis", await reach(named), place, fix)
     with suppress(FleetError, ValueError):
-        if host := urlsplit(settings.database()).hostname:
+        if wanted("database", needed) and (host := urlsplit(settings.database()).hostname):
             fix = "FLEET_DATABASE_URL=postgresql+asyncpg://fleet@postgres/fleet, by its service"
             found += loopback("database.address", "PostgreSQL", await reach([host]), place, fix)
     return found
@@ -94,8 +96,8 @@ def _host(config: dict[str, Any]) -> str:
     return str(config["target_host"]).rpartition(":")[0].strip("[]")
 
 
-def redis(server: Server, where: Reach, place: Place) -> Iterator[Diagnosis]:
-    """What a limiter's store lacks for a place."""
+def redis(server: Server, where: Reach, place: Place, posture: str = "pause") -> Iterator[Diagnosis]:
+    """What a limiter's store lacks for a place, where workers keep that posture while it is away."""
     yield way(
         "redis.tls",
         "what is said to Redis, its password included,",
@@ -121,10 +123,11 @@ def redis(server: Server, where: Reach, place: Place) -> Iterator[Diagnosis]:
             component="redis.role", severity="fail", detail="it is a replica, which takes no writes", fix=fix
         )
     elif place.networked and server.replicas == 0 and server.kind != "cluster":
+        meanwhile = "no call starts" if posture == "pause" else "each process paces itself"
         yield Diagnosis(
             component="redis.replicas",
             severity="warn",
-            detail="there is no replica: while it is away no call starts (posture pause)",
+            detail=f"there is no replica: while it is away {meanwhile} (posture {posture})",
             fix="add a replica and three Sentinels, or take a managed one",
         )
     yield from _user(server, place)
@@ -222,7 +225,7 @@ def database(found: Facts, where: Reach, place: Place, machines: tuple[str, ...]
         where,
         encrypted=bool(found.encrypted),
         place=place,
-        fix="add ?ssl=verify-full to FLEET_DATABASE_URL",
+        fix="add ?ssl=verify-full to FLEET_DATABASE_URL; with an issuer of your own also &sslrootcert=/its/file.pem",
     )
     if found.encoding != "UTF8":
         detail, fix = f"is encoded in {found.encoding}", "make it anew with ENCODING 'UTF8'"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from fleet.cli import context, output
-from fleet.errors import BadInput, Unreachable
+from fleet.errors import BadInput
 from fleet.manifest import Manifest
 from fleet.rates import UNITS, read_count, read_duration, read_rate, unit_of
 
@@ -24,15 +24,13 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def shared_limiter(manifest: Path | None) -> "AsyncIterator[tuple[Limiter, Manifest]]":
     """The limiter of the settings, and the manifest."""
-    from ratelimit.errors import RateLimitError, StoreLost
+    from ratelimit.errors import RateLimitError
     from workers.bootstrap import limiter
 
     settings, loaded = context.load(manifest)
     try:
         async with limiter(settings, loaded) as found:
             yield found, loaded
-    except StoreLost as lost:
-        raise Unreachable(f"{lost}; start one with `fleet dev` or set FLEET_REDIS_URL") from None
     except RateLimitError as error:
         raise BadInput(str(error)) from None
 

@@ -1,5 +1,6 @@
 """The whole fleet on one machine, as a file of the Compose Specification: pools, stores and those who watch them."""
 
+import hashlib
 import json
 import math
 import re
@@ -8,9 +9,10 @@ from importlib import resources
 from string import Template
 from typing import Final
 
+from fleet.deploying import making
 from fleet.deploying.plan import Files, Plan, PoolPlan
 from fleet.errors import BadInput
-from fleet.tables import AGENTS_POOL, MEMORY_POOL, SearchProvider
+from fleet.tables import SearchProvider
 
 AFTER_DRAIN_S: Final = 15.0
 """What a process needs beside its drain: to close its connections, and to be late."""
@@ -30,7 +32,9 @@ OTHERS: Final = (
 
 _SHARES: Final = 1024
 """`cpu_shares` of one CPU."""
-_STORES: Final = ("redis_url", "database_url")
+_REDIS: Final = ("FLEET_REDIS_URL", "redis_url")
+_DATABASE: Final = ("FLEET_DATABASE_URL", "database_url")
+"""The variable, and its secret here."""
 
 _NO_LINKS: Final = """\
     # the manifest has no links to approvals ([approvals] url and link_key): the console would have nothing to show
@@ -60,16 +64,16 @@ def render(plan: Plan) -> Files:
     secrets = dict.fromkeys([*SERVERS, *plan.secrets, *plan.console_secrets, *plan.codec_secrets])
     text = _template("compose.yaml").substitute(
         image=plan.image,
+        manifest=hashlib.sha256(plan.text.encode()).hexdigest(),
         settings=_settings(plan),
         pools="".join(_pool(plan, pool) for pool in plan.pools),
         console_profile="" if plan.manifest.approvals.link_key else _NO_LINKS,
-        console_files=_files(plan.console_secrets),
-        console_mounted=_mounted(*_STORES, *plan.console_secrets),
-        exporter_mounted=_mounted(*_STORES, *plan.codec_secrets),
-        codec_files=_files(plan.codec_secrets),
-        codec_mounted=_mounted("redis_url", "codec_tokens", *plan.codec_secrets),
-        every_files=_files(plan.secrets),
-        cli_mounted=_mounted(*_STORES, *plan.secrets),
+        console=_given(_DATABASE, secrets=plan.console_secrets),
+        exporter=_given(_REDIS, _DATABASE, secrets=plan.codec_secrets),
+        codec=_given(secrets=plan.codec_secrets, also="codec_tokens"),
+        every=_given(_REDIS, _DATABASE, secrets=plan.secrets),
+        # it asks for a namespace by the client that reads payloads
+        init=_given(secrets=plan.codec_secrets),
         secrets="".join(f"  {name}: {{ file: ./secrets/{name} }}\n" for name in secrets),
     )
     return {"compose.yaml": text}
@@ -89,15 +93,13 @@ def _settings(plan: Plan) -> str:
 def _pool(plan: Plan, pool: PoolPlan) -> str:
     if pool.name in OTHERS:
         raise BadInput(f"pools.{pool.name}: another service of the compose file has this name: call the pool otherwise")
-    stores = _STORES if pool.database else _STORES[:1]
-    database = ["      FLEET_DATABASE_URL_FILE: /run/secrets/database_url\n"] if pool.database else []
+    stores = (_REDIS, _DATABASE) if pool.database else (_REDIS,)
     return _template("compose-pool.yaml").substitute(
         name=pool.name,
-        files="".join([*database, _files(pool.secrets)]),
-        mounted=_mounted(*stores, *pool.secrets),
+        given=_given(*stores, secrets=pool.secrets),
         corpus=_CORPUS if _reads_corpus(plan, pool) else "",
         # what calls nobody outside cannot be made to
-        networks="backend" if pool.name in (AGENTS_POOL, MEMORY_POOL) else "backend, egress",
+        networks="backend, egress" if making.calls_outside(plan.manifest, pool.name) else "backend",
         replicas=pool.replicas,
         drain=f"{pool.drain_s:g}",
         grace=math.ceil(pool.drain_s + AFTER_DRAIN_S),
@@ -106,12 +108,12 @@ def _pool(plan: Plan, pool: PoolPlan) -> str:
     )
 
 
-def _files(names: Iterable[str]) -> str:
-    return "".join(f"      {name}_FILE: /run/secrets/{name}\n" for name in names)
-
-
-def _mounted(*names: str) -> str:
-    return ", ".join(dict.fromkeys(names))
+def _given(*stores: tuple[str, str], secrets: Iterable[str], also: str | None = None) -> str:
+    """What a service is told of its secrets, and which are mounted: no other ones."""
+    held = [*stores, *((name, name) for name in secrets)]
+    told = "".join(f"      {variable}_FILE: /run/secrets/{name}\n" for variable, name in held)
+    mounted = dict.fromkeys([name for _, name in held] + ([also] if also else []))
+    return told + (f"    secrets: [{', '.join(mounted)}]\n" if mounted else "")
 
 
 def _reads_corpus(plan: Plan, pool: PoolPlan) -> bool:

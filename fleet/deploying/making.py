@@ -16,6 +16,7 @@ from fleet.tables import (
     Endpoint,
     MailProvider,
     Provider,
+    SearchProvider,
     WebhookEndpoint,
 )
 from fleet.tables_deploy import DeployPoolSpec
@@ -77,6 +78,14 @@ def idle(plan: Plan) -> list[str]:
         for pool in plan.pools
     )
     return [line for line in found if line is not None]
+
+
+def calls_outside(manifest: Manifest, pool: str) -> bool:
+    """Whether the pool's processes call somebody beside the fleet's own servers."""
+    if pool in (AGENTS_POOL, MEMORY_POOL):
+        return False
+    provider = manifest.providers.get(manifest.pools[pool].provider or pool)
+    return not (isinstance(provider, SearchProvider) and provider.kind == "corpus")
 
 
 def _pool(manifest: Manifest, name: str, keys: tuple[str, ...]) -> PoolPlan:

@@ -91,6 +91,7 @@ def render(plan: Plan) -> Files:
         "the page on which approvers decide",
         f"console --host 127.0.0.1 --port {CONSOLE_PORT}",
         plan.console_secrets,
+        redis=False,
     )
     found["fleet-exporter.service"] = _server(
         plan,
@@ -103,16 +104,15 @@ def render(plan: Plan) -> Files:
         "decrypted payloads for Temporal's Web UI",
         f"codec-server --host 127.0.0.1 --port {CODEC_PORT}",
         plan.codec_secrets,
-        stores=False,
+        redis=False,
+        database=False,
     )
     found["fleet-doctor.service"] = _doctor(plan)
     found["fleet.target"] = _target(plan)
     found["fleet.env.example"] = _ENVIRONMENT
     found["fleet-.service.d/temporal-cloud.conf.example"] = _CLOUD
     found["sysusers.d/fleet.conf"] = f'{HEADER}u fleet - "agent fleet" /var/lib/fleet\n'
-    found["tmpfiles.d/fleet.conf"] = (
-        f"{HEADER}d {CONFIGURATION} 0750 root fleet\nd {SECRETS} 0700 root root\nz {SECRETS}/* 0600 root root\n"
-    )
+    found["tmpfiles.d/fleet.conf"] = _folders(plan)
     found["targets/fleet-workers.json"] = _targets(plan)
     return found
 
@@ -163,13 +163,15 @@ def _bound(pool: PoolPlan) -> str:
     return f"# More than {pool.allowed_replicas} of {pool.slots} slots would only wait: {busy}.\n"
 
 
-def _server(plan: Plan, what: str, command: str, secrets: Sequence[str], *, stores: bool = True) -> str:
+def _server(
+    plan: Plan, what: str, command: str, secrets: Sequence[str], *, redis: bool = True, database: bool = True
+) -> str:
     return "".join(
         [
             HEADER,
             _unit(f"Agent fleet: {what}", part_of=True),
             f"\n[Service]\nType=exec\nExecStart={program(plan)} {command}\n",
-            _context(plan, secrets, database=stores, redis=stores),
+            _context(plan, secrets, database=database, redis=redis),
             _stopping(5),
             _RESTART,
             "MemoryMax=512M\nMemorySwapMax=0\nTasksMax=512\n",
@@ -284,7 +286,8 @@ TEMPORAL_NAMESPACE=default
 # TEMPORAL_TLS_SERVER_CA_CERT_PATH={CONFIGURATION}/temporal-ca.pem
 FLEET_PAYLOAD_STORE=none
 # OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318
-# FLEET_CODEC_TOKENS=file:{CONFIGURATION}/codec-tokens    # of fleet-codec-server: lines of name, digest and namespaces
+# of fleet-codec-server: a file with lines of name, digest and namespaces
+# FLEET_CODEC_TOKENS=file:{CONFIGURATION}/codec-tokens
 """
 
 
@@ -311,6 +314,20 @@ def _targets(plan: Plan) -> str:
         for port in instances(pool, number)
     ]
     return json.dumps(found, indent=2) + "\n"
+
+
+def _folders(plan: Plan) -> str:
+    """A unit is not even started where a credential's file is missing, and nobody says what to do: of an empty one the
+    process itself says that it holds nothing."""
+    names = dict.fromkeys([REDIS, DATABASE, OWNER, *plan.secrets, *plan.console_secrets, *plan.codec_secrets])
+    return "".join(
+        [
+            f"{HEADER}d {CONFIGURATION} 0750 root fleet\nd {SECRETS} 0700 root root\n",
+            "# empty until you write the secret into it: what is there stays as it is\n",
+            *(f"f {SECRETS}/{name} 0600 root root\n" for name in names),
+            f"z {SECRETS}/* 0600 root root\n",
+        ]
+    )
 
 
 def _set(name: str, value: str) -> str:

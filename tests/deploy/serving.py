@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -89,21 +91,56 @@ def _found(ground: Ground, name: str) -> str:
     return str((ground.run if name == "replicated.conf" else ground.conf) / name)
 
 
-def initialised(server: Postgres, folder: Path) -> dict[str, str]:
-    """Run `deploy/postgres/init.sh` as a superuser; what each role's password is. From then on passwords count."""
-    secrets = folder / "secrets"
-    secrets.mkdir()
-    roles = ("temporal", "fleet_owner", "fleet", "fleet_reader")
-    for role in roles:
-        (secrets / f"postgres_{role}").write_text(f"it's-{role}\n")
+@dataclass(frozen=True, kw_only=True)
+class Sentinel:
+    """One of them: what starts it, and where it is asked."""
+
+    ground: Ground
+    port: int
+    command: list[str]
+
+    @classmethod
+    def prepare(cls, binary: str, folder: Path, master: int, *options: str) -> "Sentinel":
+        """`sentinel.conf` for a master on that port, with a test's patience in place of a machine's."""
+        ground, port = Ground.prepare(folder), free_port()
+        for file in (ground.conf / "sentinel.conf", ground.conf / "sentinel-tls.conf"):
+            text = re.sub(r"(?m)^((?:tls-)?port) 26379$", rf"\1 {port}\nbind 127.0.0.1", file.read_text())
+            text = text.replace("valkey-1 6379", f"127.0.0.1 {master}").replace("dir /tmp", f"dir {ground.run}")
+            file.write_text(text.replace(" 3000\n", " 500\n").replace(" 30000\n", " 3000\n"))
+        files = [part for name in options for part in ("--include", _found(ground, name))]
+        command = ground.command(binary, str(ground.run / "sentinel.conf"), "--sentinel", *files)
+        return cls(ground=ground, port=port, command=command)
+
+    def client(self, password: str = "of-sentinels", **options: Any) -> redis.Redis:
+        """Whoever asks."""
+        return redis.Redis(port=self.port, password=password, socket_timeout=5, decode_responses=True, **options)
+
+
+def initialise(server: Postgres, secrets: Path, *, user: str = "postgres") -> "subprocess.CompletedProcess[str]":
+    """Run `deploy/postgres/init.sh` as that role."""
     program = shutil.which("psql") or str(postgres_binaries() / "psql")
-    told = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "postgres", "SECRETS_DIR": str(secrets)}
-    done = subprocess.run(
+    told = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": user, "SECRETS_DIR": str(secrets)}
+    return subprocess.run(
         ["sh", DEPLOY / "postgres" / "init.sh"], capture_output=True, text=True, check=False, timeout=60,
         env={**os.environ, **told, "PATH": f"{Path(program).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
+
+
+def passwords_of_roles(folder: Path) -> dict[str, str]:
+    """What each role's password is, and a file of each in that folder."""
+    folder.mkdir()
+    made = {role: f"it's-{role}" for role in ("temporal", "fleet_owner", "fleet", "fleet_reader")}
+    for role, password in made.items():
+        (folder / f"postgres_{role}").write_text(f"{password}\n")
+    return made
+
+
+def initialised(server: Postgres, folder: Path) -> dict[str, str]:
+    """Run `deploy/postgres/init.sh` as a superuser; what each role's password is. From then on passwords count."""
+    found = passwords_of_roles(folder / "secrets")
+    done = initialise(server, folder / "secrets")
     assert (done.returncode, done.stderr) == (0, "")
     rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
     (server.folder / "data" / "pg_hba.conf").write_text(rules)
     asyncio.run(server.execute("SELECT pg_reload_conf()"))
-    return {role: f"it's-{role}" for role in roles}
+    return found

@@ -1,5 +1,6 @@
 """The compose file is the plan's, by the Compose Specification and by what the house asks of every service."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -27,6 +28,15 @@ UNASKED = {"temporal-ui", "otel-collector", "cli", "migrate", "init", "temporal-
 WRITES = {"temporal-ui"}
 """Its start script writes its configuration into its own folder, as its own user."""
 DURATION = re.compile(r"(\d+)s")
+STORES = {
+    "console": {"database_url"},
+    "exporter": {"redis_url", "database_url"},
+    "codec-server": set(),
+    "cli": {"redis_url", "database_url"},
+    "migrate": {"database_owner_url"},
+    "init": set(),
+}
+"""Which of the fleet's stores its processes that are no pools use."""
 PASSWORD = re.compile(r"PASSW|PWD|SECRET|TOKEN|(^|_)KEY|REDIS_URL|DATABASE_URL")
 
 
@@ -58,6 +68,8 @@ def problems(text: str, plan: Plan) -> Iterator[str]:
         for found in _of_service(name, service, document):
             yield f"{name}: {found}"
     yield from _of_pools(services, plan)
+    yield from _of_others(services, plan)
+    yield from _of_the_manifest(services, plan)
     if document["networks"].get("backend") != {"internal": True}:
         yield "the network backend leads outside"
     for name in ("postgres", "valkey", "temporal", "prometheus"):
@@ -191,6 +203,35 @@ def _of_pools(services: dict[str, dict[str, Any]], plan: Plan) -> Iterator[str]:
             yield f"{pool.name} has a database that it does not need, or needs one"
         if "database_owner_url" in service["secrets"]:
             yield f"{pool.name} owns the tables"
+        if ("egress" in service["networks"]) != making.calls_outside(plan.manifest, pool.name):
+            yield f"{pool.name} reaches the world and need not, or needs to"
+
+
+def _of_others(services: dict[str, dict[str, Any]], plan: Plan) -> Iterator[str]:
+    """What is given to those of our processes that are no pools."""
+    keys = {
+        "console": plan.console_secrets,
+        "exporter": plan.codec_secrets,
+        "codec-server": plan.codec_secrets,
+        "cli": plan.secrets,
+        "init": plan.codec_secrets,
+    }
+    for name, stores in STORES.items():
+        mounted = set(services[name].get("secrets", [])) - {"codec_tokens"}
+        if mounted != {*stores, *keys.get(name, ())}:
+            yield f"{name} is given {sorted(mounted)}"
+        told = {variable for variable in services[name]["environment"] if variable.endswith("_FILE")}
+        if len(told) != len(mounted):
+            yield f"{name} is told of {sorted(told)}"
+
+
+def _of_the_manifest(services: dict[str, dict[str, Any]], plan: Plan) -> Iterator[str]:
+    """Compose starts anew what is defined otherwise, and a file that is mounted is no part of that."""
+    digest = hashlib.sha256(plan.text.encode()).hexdigest()
+    for name, service in services.items():
+        reads = any(volume.endswith(":/etc/fleet/fleet.toml:ro") for volume in service.get("volumes", []))
+        if reads and service.get("labels") != {"fleet.manifest": digest}:
+            yield f"{name} goes on with the manifest before"
 
 
 def test_it_is_what_the_shipped_manifest_s_plan_renders() -> None:
@@ -241,6 +282,20 @@ MUTATIONS = [
     ("[redis_url, OPENAI_API_KEY]", "[redis_url, OPENAI_API_KEY, BANK_API_KEY]", "has the secrets"),
     ("[redis_url, OPENAI_API_KEY]", "[redis_url]", "is not mounted"),
     ("      - prometheus:/prometheus\n", "      - metrics:/prometheus\n", "volume metrics is not declared"),
+    ('  labels: { fleet.manifest: "', '  labels: { fleet.manifest: "0', "goes on with the manifest before"),
+    ("    secrets: [database_url]\n", "    secrets: [redis_url, database_url]\n", "console is given"),
+    ("    secrets: [codec_tokens]\n", "    secrets: [redis_url, codec_tokens]\n", "codec-server is given"),
+    ("secrets: [database_owner_url]", "secrets: [redis_url, database_owner_url]", "migrate is given"),
+    (
+        "      - corpus:/var/lib/fleet\n    networks: [backend]",
+        "      - corpus:/var/lib/fleet\n    networks: [backend, egress]",
+        "search reaches the world",
+    ),
+    (
+        "networks: [backend, egress]\n    depends_on: *after",
+        "networks: [backend]\n    depends_on: *after",
+        "or needs to",
+    ),
     ("    mem_limit: 1g\n", "    memory_limit: 1g\n", "not by the specification"),
 ]
 
@@ -304,7 +359,7 @@ def test_what_a_manifest_says_of_its_pools_is_in_the_file(tmp_path: Path) -> Non
     services = yaml.safe_load(interpolated(text))["services"]
     llm = services["llm"]
     assert (llm["deploy"]["replicas"], llm["mem_limit"], llm["cpu_shares"]) == (2, "2g", 2048)
-    for name in ("llm", "agents", "exporter", "codec-server", "cli"):
+    for name in ("llm", "agents", "exporter", "codec-server", "cli", "init"):
         environment = services[name]["environment"]
         assert (environment["FLEET_BUILD_ID"], environment["FLEET_PAYLOAD_KEYS"]) == ("r7", "env:FLEET_PAYLOAD_KEYS")
         assert environment["FLEET_PAYLOAD_KEYS_FILE"] == "/run/secrets/FLEET_PAYLOAD_KEYS"
@@ -327,6 +382,17 @@ def test_the_console_is_there_where_there_are_links_to_it(tmp_path: Path) -> Non
     console = yaml.safe_load(text)["services"]["console"]
     assert "profiles" not in console
     assert console["environment"]["FLEET_LINK_KEY_FILE"] == "/run/secrets/FLEET_LINK_KEY"
+
+
+def test_another_manifest_is_another_definition_of_each_service_that_reads_it(tmp_path: Path) -> None:
+    before, after = (yaml.safe_load(compose.render(plan)["compose.yaml"])["services"] for plan in _same_pools(tmp_path))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {name for name, service in before.items() if _is_ours(service)}
+
+
+def _same_pools(folder: Path) -> tuple[Plan, Plan]:
+    """Two manifests that differ in nothing that a service is made of."""
+    return planned(), _with("# a prompt, say\n", folder)
 
 
 @pytest.mark.parametrize(

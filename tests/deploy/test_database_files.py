@@ -1,5 +1,6 @@
 """The roles of `deploy/postgres/init.sh`: who owns, who writes, who reads, by their own passwords on a real server."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from fleet.contracts.effects import EffectState
 from fleet.contracts.memories import Finding, Keep
-from tests.deploy.serving import initialised
+from tests.deploy.serving import initialise, initialised, passwords_of_roles
 from tests.postgres import Postgres, running_postgres
 from workers.database import Database
 from workers.effects.book import Book
@@ -33,6 +34,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     """A server with the roles, whose tables the owner has made by `fleet db upgrade`."""
     folder = tmp_path_factory.mktemp("init")
     with running_postgres() as found:
+        # the most talkative there is
+        asyncio.run(found.execute("ALTER SYSTEM SET log_statement = 'all'"))
+        asyncio.run(found.execute("ALTER SYSTEM SET log_min_duration_statement = 0"))
+        asyncio.run(found.execute("SELECT pg_reload_conf()"))
         passwords = initialised(found, folder)
         (folder / "url").write_text(url(found, passwords, "fleet_owner"))
         told = {"FLEET_DATABASE_URL_FILE": str(folder / "url"), "FLEET_STATE_DIR": str(folder)}
@@ -154,3 +159,68 @@ async def test_a_later_migration_s_tables_are_the_workers_too(server: Roles) -> 
     assert await refused(server, "fleet", "INSERT INTO later DEFAULT VALUES") == ""
     assert await refused(server, "fleet_reader", "SELECT * FROM later") == ""
     assert await refused(server, "fleet_owner", "DROP TABLE later") == ""
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE TABLE audit_new AS SELECT * FROM audit",
+        "SELECT * INTO audit_new FROM audit",
+        "CREATE TABLE audit_new (LIKE audit)",
+    ],
+)
+async def test_an_audit_that_was_made_anew_is_only_added_to(server: Roles, made: str) -> None:
+    renamed = "ALTER TABLE audit RENAME TO audit_old; ALTER TABLE audit_new RENAME TO audit"
+    assert await refused(server, "fleet_owner", f"{made}; {renamed}") == ""
+    try:
+        for statement in ("UPDATE audit SET actor = 'somebody else'", "DELETE FROM audit", "TRUNCATE audit"):
+            assert "permission denied for table audit" in await refused(server, "fleet", statement)
+        added = "INSERT INTO audit SELECT * FROM audit_old LIMIT 0"
+        assert await refused(server, "fleet", added) == ""
+    finally:
+        back = "DROP TABLE audit; ALTER TABLE audit_old RENAME TO audit"
+        assert await refused(server, "fleet_owner", back) == ""
+
+
+def test_a_second_time_is_refused_in_one_line_and_no_password_is_in_the_servers_log(
+    server: Roles, tmp_path: Path
+) -> None:
+    found, _ = server
+    passwords_of_roles(tmp_path / "secrets")
+    done = initialise(found, tmp_path / "secrets")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "there already: role temporal, role fleet_owner, role fleet, role fleet_reader, database" in done.stderr
+    log = (found.folder / "log").read_text()
+    assert "keep_the_record" in log
+    assert "s-fleet" not in log
+    assert "PASSWORD" not in log
+
+
+async def test_who_is_no_superuser_makes_all_but_the_event_trigger_and_is_told(tmp_path: Path) -> None:
+    passwords = passwords_of_roles(tmp_path / "secrets")
+    with running_postgres() as found:
+        if (await version(found)) < 150000:
+            pytest.skip("the schema `public` of PostgreSQL 14 is a superuser's")
+        await found.execute("CREATE ROLE manager LOGIN CREATEROLE CREATEDB")
+        done = await asyncio.to_thread(initialise, found, tmp_path / "secrets", user="manager")
+        assert done.returncode == 0, done.stderr
+        said = [line.partition("WARNING:  ")[2] for line in done.stderr.splitlines()]
+        assert [line.partition(":")[0] for line in said] == [
+            "this role may not say what is logged", "this role may make no event trigger",
+        ]  # fmt: skip
+        server = (found, passwords)
+        assert await refused(server, "fleet_owner", "CREATE TABLE audit (x int)") == ""
+        assert await refused(server, "fleet", "UPDATE audit SET x = 1") == ""
+        # what docs/servers.md says to do then
+        assert await refused(server, "fleet_owner", "REVOKE UPDATE, DELETE ON audit FROM fleet") == ""
+        assert "permission denied for table audit" in await refused(server, "fleet", "UPDATE audit SET x = 1")
+        assert await refused(server, "temporal", "CREATE TABLE schema_version (x int)", "temporal") == ""
+
+
+async def version(server: Postgres) -> int:
+    """Such as 170004."""
+    connection = await server.connect()
+    try:
+        return int(await connection.fetchval("SHOW server_version_num"))
+    finally:
+        await connection.close()

@@ -223,7 +223,11 @@ def answering(status: int, certificate: trustme.LeafCert | None = None) -> Itera
             thread.join()
 
 
-def _checked(port: int, **more: str) -> int:
+def _checked(port: int | str, **more: str) -> int:
+    return _asked(port, **more).returncode
+
+
+def _asked(port: int | str, **more: str) -> "subprocess.CompletedProcess[str]":
     command = healthcheck(DOCKERFILE)
     assert command is not None
     assert (command[0], command[-1]) == ("python", "/opt/healthcheck.py")
@@ -235,8 +239,8 @@ def _checked(port: int, **more: str) -> int:
     }
     return subprocess.run(
         [sys.executable, *command[1:-1], str(ROOT / "deploy" / "healthcheck.py")], env=environment | more,
-        capture_output=True, check=False, timeout=20,
-    ).returncode  # fmt: skip
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (404, 1)])
@@ -255,6 +259,13 @@ def test_the_healthcheck_fails_where_nobody_answers():
     with answering(200) as port:
         pass
     assert _checked(port) == 1
+
+
+@pytest.mark.parametrize("port", ["any", "0", "99999", "-1"])
+def test_the_healthcheck_says_in_one_line_what_is_no_port(port):
+    done = _asked(port)
+    said = f"FLEET_HEALTH_PORT: must be a port from 1 to 65535, got {port!r}\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 # ---- the context

@@ -23,7 +23,7 @@ from ratelimit.places import Ask, Claim, Closed, Kind, Rejection
 from ratelimit.quota import Limit, Quota
 from ratelimit.scripts import VERBS
 from ratelimit.store import RedisStore, reserve
-from tests.deploy.serving import DEPLOY, Ground, Server, served
+from tests.deploy.serving import DEPLOY, Ground, Sentinel, Server, served
 from tests.ratelimit.servers import redis_binary, running, valkey_binary
 from tests.ratelimit.test_routes import free_port, until
 
@@ -186,33 +186,37 @@ def test_a_secret_that_is_missing_or_cannot_be_one_is_told(tmp_path: Path, secre
 # ---- Sentinel, Cluster, TLS
 
 
-async def test_a_master_that_dies_is_followed_by_the_files_of_sentinel(tmp_path: Path) -> None:
+def watched(stack: ExitStack, sentinels: list[Sentinel], password: str = "of-sentinels") -> list[redis.Redis]:
+    """Start them; who asks them, once each knows the others and one replica."""
+    asking = []
+    for one in sentinels:
+        stack.enter_context(running(one.command, str(one.ground.folder)))
+        asking.append(stack.enter_context(one.client(password)))
+    for client in asking:
+        until(lambda c=client: int(c.sentinel_master("fleet")["num-other-sentinels"]) == 2)
+        until(lambda c=client: int(c.sentinel_master("fleet")["num-slaves"]) == 1)
+    return asking
+
+
+def follow(replica: Server, master: Server) -> None:
+    """What an admin says to a new replica, once."""
+    with replica.client("admin") as admin:
+        admin.replicaof("127.0.0.1", master.port)
+        until(lambda: admin.info("replication").get("master_link_status") == "up")
+
+
+async def test_a_master_that_dies_is_followed_and_sentinels_that_start_again_remember(tmp_path: Path) -> None:
     binary = redis_binary()
     with ExitStack() as stack:
         master = stack.enter_context(served(binary, tmp_path / "1", "replicated.conf"))
-        follow = ("--replicaof", f"127.0.0.1 {master.port}")
-        replica = stack.enter_context(served(binary, tmp_path / "2", "replicated.conf", *follow))
-        with replica.client("admin") as admin:
-            until(lambda: admin.info("replication").get("master_link_status") == "up")
-        ports = []
-        for number in range(3):
-            ground, port = Ground.prepare(tmp_path / f"sentinel-{number}"), free_port()
-            file = ground.conf / "sentinel.conf"
-            text = re.sub(r"valkey-1 6379", f"127.0.0.1 {master.port}", file.read_text())
-            text = text.replace("port 26379", f"port {port}\nbind 127.0.0.1").replace("dir /tmp", f"dir {ground.run}")
-            # the file's patience is for machines, not for tests
-            text = text.replace(" 3000\n", " 500\n").replace(" 30000\n", " 3000\n")
-            file.write_text(text)
-            command = ground.command(binary, str(ground.run / "sentinel.conf"), "--sentinel")
-            stack.enter_context(running(command, str(tmp_path)))
-            ports.append(port)
-        for port in ports:
-            watcher = stack.enter_context(redis.Redis(port=port, password="of-sentinels"))
-            until(lambda w=watcher: int(w.sentinel_master("fleet")["num-other-sentinels"]) == 2)
-            until(lambda w=watcher: int(w.sentinel_master("fleet")["num-slaves"]) == 1)
-        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-        url = f"redis+sentinel://fleet:of-fleet@{hosts}/fleet?sentinel_password=of-sentinels"
-        async with Limiter.from_url(url, {SCOPE: QUOTA}) as limiter:
+        replica = stack.enter_context(served(binary, tmp_path / "2", "replicated.conf"))
+        follow(replica, master)
+        sentinels = [Sentinel.prepare(binary, tmp_path / f"sentinel-{n}", master.port) for n in range(3)]
+        watching = stack.enter_context(ExitStack())
+        watched(watching, sentinels)
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
+        url = f"redis+sentinel://fleet:of-fleet@{hosts}/fleet?sentinel_password="
+        async with Limiter.from_url(f"{url}of-sentinels", {SCOPE: QUOTA}) as limiter:
             await limiter.configure(QUOTA, full=True)
             with replica.client("admin") as admin:
                 until(lambda: admin.exists("fleet:{openai}:state:openai/gpt"))
@@ -226,6 +230,40 @@ async def test_a_master_that_dies_is_followed_by_the_files_of_sentinel(tmp_path:
                     except StoreLost:
                         await asyncio.sleep(0.05)
             assert (await limiter.quota(SCOPE)) == QUOTA
+        here = ("127.0.0.1", replica.port)
+        for one in sentinels:
+            with one.client() as client:
+                until(lambda c=client: c.sentinel_get_master_addr_by_name("fleet") == here)
+        watching.close()
+        # passwords come anew all the same
+        for one in sentinels:
+            (one.ground.secrets / "valkey_sentinels").write_text("another\n")
+        with ExitStack() as again:
+            for client in watched(again, sentinels, "another"):
+                assert client.sentinel_get_master_addr_by_name("fleet") == here
+                assert int(client.sentinel_master("fleet")["config-epoch"]) > 0
+        assert "of-sentinels" not in (sentinels[0].ground.run / "sentinel.conf").read_text()
+
+
+def test_a_sentinel_takes_its_template_anew_and_what_it_found_out_from_before(tmp_path: Path) -> None:
+    ground = Ground.prepare(tmp_path)
+    made, template = ground.run / "sentinel.conf", ground.conf / "sentinel.conf"
+    done = subprocess.run(ground.command("true", str(made)), capture_output=True, text=True, check=True)
+    assert "sentinel monitor fleet valkey-1 6379 2\n" in made.read_text()
+    found = ["myid 0af", "current-epoch 3", "config-epoch fleet 3", "known-replica fleet valkey-1 6379"]
+    gone = ["known-replica other valkey-9 6379", "monitor other valkey-8 6379 2", "parallel-syncs fleet 9"]
+    text = made.read_text().replace("valkey-1 6379 2", "valkey-2 6380 2")
+    made.write_text(text + "".join(f"sentinel {line}\n" for line in found + gone) + 'user default on #ab "~*"\n')
+    template.write_text(template.read_text().replace("6379 2", "6379 3").replace(" 3000\n", " 5000\n"))
+    subprocess.run(ground.command("true", str(made)), capture_output=True, check=True)
+    lines = made.read_text().splitlines()
+    assert {"sentinel monitor fleet valkey-2 6380 3", "sentinel down-after-milliseconds fleet 5000"} <= set(lines)
+    assert lines[-4:] == [f"sentinel {line}" for line in found]
+    assert not {f"sentinel {line}" for line in gone} & set(lines)
+    assert not [line for line in lines if line.startswith("user ")]
+    done = subprocess.run(ground.command("true", str(template)), capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "holds the template" in done.stderr
 
 
 async def test_three_masters_by_the_file_of_clusters_are_one_store(tmp_path: Path) -> None:
@@ -257,14 +295,9 @@ def guarded(tmp_path: Path) -> Iterator[Server]:
     binary = redis_binary()
     authority, folder, port = trustme.CA(), tmp_path / "tls", free_port()
     ground = Ground.prepare(tmp_path / "server")
-    for leaf, where in (
-        (authority.issue_cert("127.0.0.1"), ground.folder / "tls"),
-        (authority.issue_cert("fleet"), folder),
-    ):
-        where.mkdir(exist_ok=True)
-        authority.cert_pem.write_to_path(str(where / "ca.crt"))
-        leaf.private_key_pem.write_to_path(str(where / "tls.key"))
-        leaf.cert_chain_pems[0].write_to_path(str(where / "tls.crt"))
+    certified(authority, "127.0.0.1", ground.folder / "tls")
+    certified(authority, "127.0.0.1", tmp_path / "sentinel-tls")
+    certified(authority, "fleet", folder)
     files = (str(ground.conf / "valkey.conf"), "--include", str(ground.conf / "tls.conf"))
     command = ground.command(binary, *files, "--tls-port", str(port), "--bind", "127.0.0.1")
     with running(command, str(tmp_path)) as process:
@@ -273,6 +306,15 @@ def guarded(tmp_path: Path) -> Iterator[Server]:
         until(lambda: process.poll() is not None or client.ping())
         yield server
         client.close()
+
+
+def certified(authority: trustme.CA, name: str, folder: Path) -> None:
+    """A certificate, its key and who says so."""
+    folder.mkdir(exist_ok=True)
+    leaf = authority.issue_cert(name)
+    authority.cert_pem.write_to_path(str(folder / "ca.crt"))
+    leaf.private_key_pem.write_to_path(str(folder / "tls.key"))
+    leaf.cert_chain_pems[0].write_to_path(str(folder / "tls.crt"))
 
 
 def _secure(server: Server, folder: Path | None) -> str:
@@ -289,3 +331,24 @@ async def test_with_the_file_of_tls_only_who_shows_a_certificate_is_served(guard
         async with Limiter.from_url(url, {SCOPE: QUOTA}) as limiter:
             with pytest.raises(StoreLost, match="does not answer"):
                 await limiter.inspect(SCOPE)
+
+
+async def test_with_the_file_of_tls_a_sentinel_reaches_its_master_and_is_asked_by_tls(
+    guarded: Server, tmp_path: Path
+) -> None:
+    sentinel = Sentinel.prepare(redis_binary(), tmp_path / "sentinel", guarded.port, "sentinel-tls.conf")
+    for file in (tmp_path / "sentinel-tls").iterdir():
+        file.rename(sentinel.ground.folder / "tls" / file.name)
+    options = _secure(guarded, tmp_path / "tls").split("?")[1]
+    host = f"127.0.0.1:{sentinel.port}"
+    with (
+        running(sentinel.command, str(tmp_path)),
+        redis.Redis.from_url(f"rediss://:of-sentinels@{host}?{options}") as client,
+    ):
+        until(lambda: client.sentinel_master("fleet")["flags"] == "master")
+        url = f"rediss+sentinel://fleet:of-fleet@{host}/fleet?sentinel_password=of-sentinels&{options}"
+        async with Limiter.from_url(url, {SCOPE: QUOTA}) as limiter:
+            await limiter.configure(QUOTA, full=True)
+            await limiter.acquire(SCOPE, ONE, max_wait=timedelta(0))
+        with pytest.raises(redis.ConnectionError), sentinel.client(retry=Retry(NoBackoff(), 0)) as plain:
+            plain.ping()

@@ -26,6 +26,14 @@ UNITS = systemd.render(PLAN)
 SERVICES = [name for name in UNITS if name.endswith(".service")]
 EXPOSED = 20
 """Tenths, of 100: what `systemd-analyze security` may say at most. Without any hardening it says 96."""
+OTHERS = {
+    "fleet-console.service": {"FLEET_DATABASE_URL", *PLAN.console_secrets},
+    "fleet-exporter.service": {"FLEET_REDIS_URL", "FLEET_DATABASE_URL", *PLAN.codec_secrets},
+    "fleet-codec-server.service": {*PLAN.codec_secrets},
+    "fleet-migrate.service": {"FLEET_DATABASE_URL", *PLAN.codec_secrets},
+    "fleet-doctor.service": {"FLEET_REDIS_URL", "FLEET_DATABASE_URL", *PLAN.secrets},
+}
+"""Secrets of those that are no workers."""
 NEWER = ("RestartSteps", "RestartMaxDelaySec")
 """Of systemd 254: older ones pass over them, as the unit says."""
 
@@ -59,6 +67,12 @@ def _each(units: Files) -> Iterator[str]:
         yield from (f"{name}: {problem}" for problem in (*_service(unit), *_secrets(unit)))
         if name in pools:
             yield from (f"{name}: {problem}" for problem in _worker(unit, pools[name]))
+        elif {line.partition(":")[0] for line in values(unit, "LoadCredential")} != OTHERS[name]:
+            yield f"{name}: has other secrets than it needs"
+        # systemd starts nothing where a credential's file is missing
+        for line in values(unit, "LoadCredential"):
+            if f"f {line.partition(':')[2]} 0600 root root\n" not in units["tmpfiles.d/fleet.conf"]:
+                yield f"{name}: is not started without {line}"
 
 
 def _service(unit: str) -> Iterator[str]:
@@ -144,6 +158,13 @@ def test_the_units_are_well():
         ("fleet-exporter.service", "StartLimitIntervalSec=0\n", "", "given up"),
         ("fleet-worker-email@.service", "FLEET_HEALTH_PORT=%i", "FLEET_HEALTH_PORT=0", "health port"),
         ("fleet-worker-search@.service", "RestartSec", "LoadCredential=OPENAI_API_KEY:/k\nRestartSec", "other secrets"),
+        (
+            "fleet-console.service",
+            "LoadCredential=",
+            "LoadCredential=FLEET_REDIS_URL:/etc/fleet/secrets/FLEET_REDIS_URL\nLoadCredential=",
+            "than it needs",
+        ),
+        ("tmpfiles.d/fleet.conf", "f /etc/fleet/secrets/BANK_API_KEY 0600 root root\n", "", "is not started without"),
         ("fleet-worker-llm@.service", "%d/OPENAI_API_KEY", "%d/OPENAI", "not those that it is told of"),
         (
             "fleet-worker-llm@.service",
@@ -167,6 +188,14 @@ def test_what_is_shipped_is_what_the_shipped_manifest_says():
     shipped = ROOT / "deploy" / "systemd"
     found = {str(path.relative_to(shipped)): path.read_text() for path in shipped.rglob("*") if path.is_file()}
     assert found == UNITS
+
+
+def test_what_is_commented_out_can_be_uncommented():
+    """A file of the environment has comments on lines of their own only."""
+    lines = [line.removeprefix("# ") for line in UNITS["fleet.env.example"].splitlines()]
+    found = dict(line.partition("=")[::2] for line in lines if re.match(r"[A-Z_]+=", line))
+    assert found.keys() >= {"TEMPORAL_ADDRESS", "OTEL_EXPORTER_OTLP_ENDPOINT", "FLEET_CODEC_TOKENS"}
+    assert {name: value for name, value in found.items() if "#" in value or value != value.strip()} == {}
 
 
 def test_more_processes_than_ports_are_refused():

@@ -84,6 +84,29 @@ def test_a_namespace_is_made_once(temporal_address: str, tmp_path: Path) -> None
     assert (again.returncode, again.stdout) == (0, "namespace made-by-compose is there\n")
 
 
+def test_a_server_that_asks_for_certificates_shows_its_own_to_itself() -> None:
+    text = (TEMPORAL / "server.env.example").read_text()
+    told = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    asked = {name.removeprefix("TEMPORAL_TLS_") for name in told if name.startswith("TEMPORAL_TLS_")}
+    assert asked == {
+        "REQUIRE_CLIENT_AUTH", "FRONTEND_CERT", "FRONTEND_KEY", "CLIENT1_CA_CERT", "CLIENT2_CA_CERT",
+        # the client half: without the authority the server's own worker speaks no TLS, without the others it is refused
+        "SERVER_CA_CERT", "SERVER_CERT", "SERVER_KEY", "INTERNODE_SERVER_NAME", "FRONTEND_SERVER_NAME",
+    }  # fmt: skip
+    authorities = {told[f"TEMPORAL_TLS_CLIENT{number}_CA_CERT"] for number in (1, 2)}
+    assert told["TEMPORAL_TLS_SERVER_CA_CERT"] in authorities
+    assert "serverAuth and clientAuth" in text
+
+
+def test_the_example_names_files_where_the_folder_is_mounted() -> None:
+    text = (TEMPORAL / "server.env.example").read_text()
+    compose = (DEPLOY / "compose.yaml").read_text()
+    (path,) = re.findall(r"(?m)^DYNAMIC_CONFIG_FILE_PATH=(.*)$", text)
+    assert f"DYNAMIC_CONFIG_FILE_PATH: {path}" in compose
+    assert (TEMPORAL / Path(path).name).is_file()
+    assert f"./temporal:{Path(path).parent}:ro" in compose
+
+
 # ---- the collector
 
 COLLECTOR = yaml.safe_load((DEPLOY / "otel" / "collector.yaml").read_text())
@@ -111,6 +134,12 @@ def problems(config: dict[str, Any]) -> list[str]:
 
 def test_every_part_of_the_collector_exists_and_is_used() -> None:
     assert problems(COLLECTOR) == []
+
+
+def test_what_says_how_many_spans_there_were_is_not_silenced() -> None:
+    level = COLLECTOR["service"]["telemetry"]["logs"]["level"]
+    # https://github.com/open-telemetry/opentelemetry-collector/tree/main/exporter/debugexporter
+    assert level in ("debug", "info") or COLLECTOR["exporters"]["debug"]["use_internal_logger"] is False
 
 
 def test_the_collector_listens_where_workers_send() -> None:

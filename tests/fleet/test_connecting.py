@@ -152,3 +152,39 @@ def test_a_configuration_that_cannot_be_read_is_told_without_its_text(tmp_path, 
         target(environment.load())
     assert "hush" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("TEMPORAL_TLS_CLIENT_CERT_PATH", "client.pem", "both client cert and private key"),
+        ("TEMPORAL_ADDRESS", "temporal_x y:7233", "invalid target URL"),
+        ("TEMPORAL_ADDRESS", "localhost:port", "invalid target URL: invalid port number"),
+    ],
+)
+async def test_settings_that_the_sdk_refuses_are_one_line(tmp_path, monkeypatch, name, value, problem):
+    (tmp_path / "client.pem").write_text("hush-hush")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=f"^Temporal's configuration: .*{problem}.*: see TEMPORAL_ADDRESS and") as raised:
+        await connect(environment.load())
+    assert "hush" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_empty_variable_says_nothing(tmp_path, monkeypatch):
+    # as env files and ${NAME:-} make them
+    (tmp_path / "url").write_text("scheme://host/0\n")
+    for name in ("REDIS_URL", "DATABASE_URL_FILE", "TLS_CERTIFICATE", "HEALTH_PORT", "BUILD_ID", "LOG_LEVEL"):
+        monkeypatch.setenv(f"FLEET_{name}", "")
+    monkeypatch.setenv("FLEET_REDIS_URL_FILE", str(tmp_path / "url"))
+    found = environment.load()
+    assert (found.redis(), found.build_id, found.health_port) == ("scheme://host/0", "", 0)
+    assert found.database().startswith("sqlite+aiosqlite:///")
+    assert found.tls_certificate is None
+
+
+def test_empty_keys_of_payloads_are_no_leave_to_write_them_plain(monkeypatch):
+    monkeypatch.setenv("FLEET_PAYLOAD_KEYS", "")
+    with pytest.raises(BadInput, match="FLEET_PAYLOAD_KEYS: is empty"):
+        environment.load()

@@ -4,9 +4,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fleet import manifest as manifests
-from fleet.deploying import capacity, making
+from fleet.deploying import capacity, compose, helm, making, systemd
 from fleet.deploying.plan import Plan, PoolPlan
 from fleet.manifest import Manifest
 
@@ -285,3 +286,26 @@ def test_how_it_is_deployed_changes_no_run():
 
     text = SHIPPED + '\n[deploy]\nbuild_id = "1"\n[deploy.pools.llm]\nreplicas = 1\n'
     assert agents.definition(manifest(text), "researcher") == agents.definition(manifest(SHIPPED), "researcher")
+
+
+@pytest.mark.parametrize(
+    ("provider", "outside"),
+    [('kind = "corpus"', False), ('kind = "searxng"\nbase_url = "https://search.example.com"', True)],
+)
+def test_every_target_lets_out_the_same_pools(provider, outside):
+    made = plan(base=SHIPPED.replace('kind = "corpus"', provider))
+    found = {one.name: making.calls_outside(made.manifest, one.name) for one in made.pools}
+    assert found == {one: one not in ("agents", "memory") for one in found} | {"search": outside}
+    values = yaml.safe_load(helm.render(made)["values.yaml"])["pools"]
+    services = yaml.safe_load(compose.render(made)["compose.yaml"])["services"]
+    assert found == {name: pool["providers"] for name, pool in values.items()}
+    assert found == {name: "egress" in services[name]["networks"] for name in found}
+
+
+def test_the_console_is_everywhere_or_nowhere():
+    links = '[approvals]\nurl = "https://fleet.example.com"\nlink_key = "env:FLEET_LINK_KEY"'
+    for base, there in ((SHIPPED, False), (SHIPPED.replace("[approvals]", links, 1), True)):
+        made = plan(base=base)
+        assert yaml.safe_load(helm.render(made)["values.yaml"])["console"]["enabled"] is there
+        assert ("profiles" not in yaml.safe_load(compose.render(made)["compose.yaml"])["services"]["console"]) is there
+        assert ("Wants=fleet-console.service" in systemd.render(made)["fleet.target"]) is there

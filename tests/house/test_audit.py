@@ -140,6 +140,30 @@ def test_exceptions_have_a_reason_and_an_end(known, capsys, monkeypatch, text, p
     assert problem is None or problem in said
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[exception]\n", "exceptions.toml: cannot be read as TOML"),
+        (b"\xff", "exceptions.toml: cannot be read as TOML"),
+        ('[exception]\nid = "GHSA-six"\n', "exceptions.toml: has no [[exception]]"),
+        ("exception = [1]\n", "exceptions.toml: has no [[exception]]"),
+    ],
+)
+def test_a_list_of_exceptions_that_cannot_be_read_is_one_line(known, text, problem):
+    (known / "exceptions.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(audit.Unasked) as raised:
+        audit.exceptions(known / "exceptions.toml", date(2026, 11, 22))
+    assert problem in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("expires", ['"soon"', "2999-01-01T00:00:00", "1"])
+def test_an_exception_ends_on_a_day(known, expires):
+    (known / "exceptions.toml").write_text(passed(expires=expires))
+    _, problems = audit.exceptions(known / "exceptions.toml", date(2026, 11, 22))
+    assert problems == ["exception GHSA-six: expires must be a day, as 2027-01-31, and the others text"]
+
+
 def test_a_service_that_is_away_makes_nothing_red(known, capsys, monkeypatch):
     (known / "requirements.lock").write_text("six==1.17.0\n")
 
@@ -233,26 +257,24 @@ def test_the_list_of_the_image_is_valid_and_the_same_each_time(tmp_path):
 
 
 SHAPES = {
-    "a key of OpenAI or Anthropic": r"(?<![\w-])sk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}",
-    "a key of AWS": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a token of Slack": r"\bxox[abposr]-[A-Za-z0-9-]{10,}",
-    "a Slack webhook": r"hooks\.slack\.com/services/T[A-Z0-9]{6,}/B[A-Z0-9]{6,}/\w{16,}",
-    "a token of GitHub": r"\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}",
-    "a key of Google": r"\bAIza[A-Za-z0-9_-]{35}",
-    "a private key": r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+[A-Za-z0-9+/]{40,}",
-    "a webhook's secret": r"\bwhsec_[A-Za-z0-9+/]{24,}",
-    "a JSON Web Token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
+    "a key of OpenAI or Anthropic": (r"(?<![\w-])sk-(?:ant-|proj-)?([A-Za-z0-9_-]{20,})", 3.5),
+    # capitals and digits, sixteen of them: there is less to it
+    "a key of AWS": (r"\b(?:AKIA|ASIA)([A-Z0-9]{16})\b", 2.5),
+    "a token of Slack": (r"\bxox[abposr]-([A-Za-z0-9-]{10,})", 3.5),
+    "a Slack webhook": (r"hooks\.slack\.com/services/T[A-Z0-9]{6,}/B[A-Z0-9]{6,}/(\w{16,})", 3.5),
+    "a token of GitHub": (r"\b(?:gh[pousr]|github_pat)_(\w{30,})", 3.5),
+    "a key of Google": (r"\bAIza([A-Za-z0-9_-]{35})", 3.5),
+    "a private key": (r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+([A-Za-z0-9+/]{40,})", 3.5),
+    "a webhook's secret": (r"\bwhsec_([A-Za-z0-9+/]{24,})", 3.5),
+    "a JSON Web Token": (r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.([A-Za-z0-9_-]{20,})", 3.5),
 }
-"""What secrets look like."""
+"""What secrets look like, their random part apart, and the bits that a letter of it must have."""
 
 
 def secrets_in(text):
     """Kinds of what looks like a secret. Text that repeats itself (`sk-4444…`, `whsec_AAAA…`) is an example."""
     return [
-        kind
-        for kind, shape in SHAPES.items()
-        for found in re.findall(shape, text)
-        if _entropy(found.rpartition("-" if kind.endswith("key") else "_")[2] or found) > 3.5
+        kind for kind, (shape, bits) in SHAPES.items() for found in re.findall(shape, text) if _entropy(found) > bits
     ]
 
 
@@ -289,6 +311,13 @@ def test_a_planted_secret_is_found():
         "whsec_" + key,
         "-----BEGIN " + "PRIVATE KEY-----\n" + pem,
         "-----BEGIN RSA " + "PRIVATE KEY-----\n" + pem,
+        # what comes after their last _ or - is short
+        "sk-" + key + "_Ab",
+        "sk-ant-" + "api03-" + key + "_x-Q_AA",
+        "github_pat_" + key + "_a9F1cQ_7Z",
+        "AIza" + "Sy" + key[:22] + "_kP3-mN9_x1Z",
+        # some of its letters come often
+        "AKIA" + "Q3Q3RRX5QTLB3QRX",
     ]
     assert [text for text in planted if not secrets_in(f'api_key = "{text}"\n')] == []
     assert secrets_in("sk-" + "4" * 30 + " OPENAI_API_KEY=sk-... a-task-of-somebody-or-other-here") == []

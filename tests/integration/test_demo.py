@@ -104,11 +104,11 @@ async def test_a_live_demo_asks_the_real_provider(tmp_path, simulators, kind, pa
 @pytest.mark.trial
 @pytest.mark.timeout(420)
 def test_agents_under_a_quota_they_saturate(tmp_path):
-    found = demo(tmp_path / "demo", "--json", "--agents", "24", timeout=400)
+    found = demo(tmp_path / "demo", "--json", "--agents", "18", timeout=400)
     told = json.loads(found.stdout)
     assert found.returncode == 0, told["broken"]
-    assert told["agents"] == {"started": 24, "completed": 24, "failed": 0}
-    assert told["emails"] == {"expected": 24, "delivered": 24, "duplicates": 0}
+    assert told["agents"] == {"started": 18, "completed": 18, "failed": 0}
+    assert told["emails"] == {"expected": 18, "delivered": 18, "duplicates": 0}
     quota = told["quotas"]["openai/sim-large"]
     assert quota["limit"] == {"requests": 600, "tokens": 90000}
     assert quota["provider_429"] == 0

@@ -44,7 +44,7 @@ def test_what_cannot_be_done_is_one_line(load, arguments, says):
 
 def test_scenarios_are_listed_with_what_they_are(load):
     told = json.loads(load("ls", "--json").stdout)
-    assert len(told) == 18
+    assert len(told) == 19
     assert all(one["says"] and one["short"]["agents"] for one in told)
 
 

@@ -11,7 +11,7 @@ def test_every_scenario_that_was_promised_is_there():
     assert set(scenario.names()) == {
         "steady", "burst", "quota_squeeze", "thundering_schedule", "retry_storm", "provider_outage", "slow_provider",
         "worker_loss", "frozen_worker", "redis_loss", "redis_failover", "temporal_restart", "approval_backlog",
-        "noisy_tenant", "mixed_day", "rolling_deploy", "incident", "soak",
+        "noisy_tenant", "mixed_day", "rolling_deploy", "rolling_restart", "incident", "soak",
     }  # fmt: skip
 
 

@@ -79,7 +79,7 @@ async def test_what_is_learnt_is_the_same_in_lua_and_in_python(redis_store: Redi
     assert await redis_store.learnt(SCOPE, "b") == await memory.learnt(SCOPE, "b")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(calls)
 def test_estimates_stay_numbers_above_zero(calls) -> None:
     learnt = Learnt()

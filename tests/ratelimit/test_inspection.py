@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from ratelimit import inspection
 from ratelimit.errors import StoreLost
 from ratelimit.inspection import hosts, inspected
 from tests.ratelimit.servers import on_socket, running, valkey_binary
@@ -118,3 +119,23 @@ async def test_who_does_not_answer_is_lost():
 )
 def test_hosts_are_read_from_the_url(url, named):
     assert hosts(url) == named
+
+
+async def test_sentinels_are_asked_as_the_url_says(monkeypatch):
+    asked: list[object] = []
+
+    class Recorded:
+        def __init__(self, **how):
+            asked.append((how["host"], how["port"], how["password"], how["ssl"], how["ssl_check_hostname"]))
+
+        async def execute_command(self, *command):
+            asked.append(command)
+            return b"OK 3 usable Sentinels"
+
+        async def aclose(self):
+            pass
+
+    monkeypatch.setattr(inspection, "Redis", Recorded)
+    url = "rediss+sentinel://u:p@[::1]:7/my%20master?sentinel_password=q&ssl_check_hostname=no"
+    assert await inspection._quorums(url) == {"[::1]:7": "ok"}
+    assert asked == [("::1", 7, "q", True, False), ("SENTINEL CKQUORUM", "my master")]

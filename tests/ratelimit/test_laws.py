@@ -109,7 +109,7 @@ def _run(steps: list[tuple[str, float]], *, full: bool) -> Simulation:
     return simulation
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(arrivals | arrivals | cooldowns | pauses, max_size=40), st.booleans())
 def test_no_window_ever_grants_more_than_a_burst_and_its_refill(steps, full) -> None:
     simulation = _run(steps, full=full)
@@ -117,7 +117,7 @@ def test_no_window_ever_grants_more_than_a_burst_and_its_refill(steps, full) -> 
     _assert_every_window(simulation, BURST)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(arrivals | arrivals | pauses | cancels, max_size=40), st.booleans())
 def test_cancelled_places_free_their_cost_and_no_more_and_leave_nobody_behind(steps, full) -> None:
     simulation = _run(steps, full=full)
@@ -134,7 +134,7 @@ def _assert_every_window(simulation: Simulation, bound: float) -> None:
             assert sums[j + 1] - sums[i] <= bound + RATE * window + 1e-4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(arrivals | arrivals | cooldowns | pauses, max_size=40), st.booleans())
 def test_first_come_first_served(steps, full) -> None:
     order = [number for _, _, number in _run(steps, full=full).started]
@@ -166,7 +166,7 @@ def _ask(model: Model, now: float, ask: Ask) -> Booking:
     return answer.bookings[0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(state, wide_costs, st.booleans())
 def test_retry_after_is_sufficient_and_tight(steps, cost, full) -> None:
     model, now = _some_state(steps, full=full)
@@ -182,7 +182,7 @@ def test_retry_after_is_sufficient_and_tight(steps, cost, full) -> None:
         assert _ask(early, now + wait * 0.999 - 1e-4, Ask(cost={}, max_wait=0.0, key="k")).outcome is Outcome.HELD
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(state, wide_costs, st.floats(0, 0.999))
 def test_a_denial_changes_nothing_but_the_counters(steps, cost, share) -> None:
     model, now = _some_state(steps)
@@ -198,7 +198,7 @@ def test_a_denial_changes_nothing_but_the_counters(steps, cost, share) -> None:
     assert model.places == before.places
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(state, wide_costs, wide_costs, wide_costs)
 def test_settling_twice_equals_settling_once(steps, cost, actual, other) -> None:
     model, now = _some_state(steps)
@@ -212,7 +212,7 @@ def test_settling_twice_equals_settling_once(steps, cost, actual, other) -> None
     assert model.places == before.places
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 30), st.booleans()), max_size=20))
 def test_a_cooldown_never_shrinks(cooldowns) -> None:
     model, now = _some_state([])
@@ -225,7 +225,7 @@ def test_a_cooldown_never_shrinks(cooldowns) -> None:
         now += pause
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.floats(0.05, 1), st.floats(1e-3, 10), st.floats(0, 1e4))
 def test_the_wait_inverts_the_integral_of_the_pace(pace, recovery, dt) -> None:
     assert seconds_until(seconds_at_full_pace(dt, pace, recovery), pace, recovery) == pytest.approx(dt, rel=1e-9)

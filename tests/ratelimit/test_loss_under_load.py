@@ -92,8 +92,7 @@ async def judged(url: str, simulators, posture: Posture, *faults: tuple[float, C
     assert time.monotonic() - began < 3 * ideal + 20
 
 
-@pytest.mark.parametrize("posture", [Posture.PAUSE, Posture.DEGRADE])
-@pytest.mark.parametrize("keeps", ["no", "yes"])
+@pytest.mark.parametrize(("keeps", "posture"), [("no", Posture.PAUSE), ("yes", Posture.DEGRADE)])
 async def test_redis_is_killed_and_started_again(tmp_path: Path, simulators, keeps: str, posture: Posture) -> None:
     port = free_port()
     with ExitStack() as stack:

@@ -14,14 +14,15 @@ from subprocess import Popen
 
 import pytest
 import redis
+from redis.exceptions import BusyLoadingError
 
 from ratelimit.errors import StoreLost
 from ratelimit.estimates import Learnt, Used
 from ratelimit.limiter import Limiter
 from ratelimit.quota import Limit, Quota
-from ratelimit.routes import routes
+from ratelimit.routes import routes, sentinels
 from ratelimit.store import RedisStore
-from tests.ratelimit.servers import redis_binary, running, valkey_binary
+from tests.ratelimit.servers import on_socket, redis_binary, running, valkey_binary
 from tests.waiting import until_up
 
 SCOPES = [f"provider{number}/model" for number in range(12)]
@@ -375,3 +376,62 @@ async def test_errors_name_the_server_and_no_secret(url: str, where: str) -> Non
     found = routes(url)
     assert found.where == where
     await found.aclose()
+
+
+@pytest.mark.parametrize(
+    ("host", "nodes"),
+    [
+        ("[::1]:7000,[fd00::2]", [("::1", 7000), ("fd00::2", 26379)]),
+        ("one,two:7", [("one", 26379), ("two", 7)]),
+    ],
+)
+def test_hosts_of_several_may_be_addresses_of_ipv6(host: str, nodes: list[tuple[str, int]]) -> None:
+    url = f"rediss+sentinel://u:p@{host}/my%20master/2?sentinel_password=q&ssl_check_hostname=no"
+    found = sentinels(url)
+    assert (found.nodes, found.master) == (nodes, "my master")
+    assert found.asking == {"password": "q", "ssl": True, "ssl_check_hostname": False}
+    assert routes(f"redis+cluster://{host}").where.startswith("Redis Cluster at " + host.partition(",")[0])
+
+
+async def test_a_cluster_is_reached_over_ipv6(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("needs IPv6 on the loopback")
+    with node(valkey_binary(), tmp_path, "--cluster-enabled", "yes", "--bind", "127.0.0.1", "::1") as one:
+        one.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        store = RedisStore.from_url(f"redis+cluster://[::1]:{one.port}")
+        await store.ping()
+        await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("options", "user", "said"),
+    [
+        (
+            (),
+            "?username=narrow&password=hush",
+            "refuses: NOPERM User narrow has no permissions to run the 'set' command",
+        ),
+        (("--maxmemory", "1"), "", "refuses: OOM command not allowed when used memory > 'maxmemory'"),
+        (("--replicaof", "127.0.0.1", "1"), "", "refuses: READONLY You can't write against a read only replica"),
+    ],
+)
+async def test_what_a_server_refuses_is_no_silence(options: tuple[str, ...], user: str, said: str) -> None:
+    with on_socket(valkey_binary(), *options) as url:
+        with redis.Redis.from_url(url) as client:
+            client.execute_command("ACL SETUSER narrow on >hush ~* +ping")
+        store = RedisStore.from_url(url + user)
+        await store.ping()
+        with pytest.raises(StoreLost) as raised:
+            await store.execute("SET", "key", "secret-value")
+        await store.aclose()
+    assert said in str(raised.value)
+    assert not [secret for secret in ("hush", "secret-value", "does not answer") if secret in str(raised.value)]
+
+
+async def test_a_server_that_still_loads_is_told_as_such() -> None:
+    store = RedisStore.from_url("redis://127.0.0.1:1")
+    assert "refuses: Redis is loading" in str(store._lost(BusyLoadingError("Redis is loading the dataset in memory")))
+    await store.aclose()

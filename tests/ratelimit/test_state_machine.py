@@ -13,6 +13,6 @@ def test_the_lua_equals_the_model(request: pytest.FixtureRequest, server: str) -
 
 
 @pytest.mark.trial
-@pytest.mark.parametrize(("server", "machines"), [("valkey", 400), ("redis7", 100)])
+@pytest.mark.parametrize(("server", "machines"), [("valkey", 200), ("redis7", 60)])
 def test_the_lua_equals_the_model_in_many_machines(request: pytest.FixtureRequest, server: str, machines: int) -> None:
     drive(request.getfixturevalue(server), machines)

@@ -174,3 +174,20 @@ def test_a_key_without_a_certificate_is_refused(monkeypatch, name):
     monkeypatch.setenv(name, "/run/secrets/tls.pem")
     with pytest.raises(BadInput, match=f"{name}: means nothing without FLEET_TLS_CERTIFICATE"):
         Tls.of(environment.load())
+
+
+async def test_a_file_that_goes_away_while_it_is_read_ends_nothing(authority, files, monkeypatch):
+    monkeypatch.setattr(tls, "LOOKED_EVERY_S", 0.01)
+    async with serving(of(files)) as url:
+        before = await shown(url)
+        with capture_logs() as said, monkeypatch.context() as patched:
+            # it was there when that was asked
+            patched.setattr(tls, "_readable", lambda name, path: None)
+            (files / "tls.key").unlink()
+            async with asyncio.timeout(10):
+                while not any("No such file" in one.get("why", "") for one in said):
+                    await asyncio.sleep(0.01)
+        write(authority, files)
+        async with asyncio.timeout(10):
+            while await shown(url) == before:
+                await asyncio.sleep(0.01)

@@ -1,9 +1,12 @@
 """TLS to PostgreSQL, as the URL asks for it in libpq's words: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`."""
 
 import ssl
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy.engine import URL
+
+from fleet import settings
 
 MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SYSTEM: Final = "system"
@@ -19,7 +22,8 @@ def of(url: URL) -> tuple[URL, dict[str, Any]]:
     """The URL without what it says of TLS, and arguments for asyncpg.
 
     asyncpg itself takes `ssl=verify-full` and reads files from `PGSSLROOTCERT`, `PGSSLCERT` and `PGSSLKEY` only. Where
-    files are named in the URL, the default is `verify-full`.
+    files are named in the URL, the default is `verify-full`. Where none are, neither there nor by `PGSSLROOTCERT` nor
+    in `~/.postgresql`, the machine says who is trusted.
     https://www.postgresql.org/docs/current/libpq-ssl.html
 
     Raises:
@@ -33,11 +37,38 @@ def of(url: URL) -> tuple[URL, dict[str, Any]]:
     if mode not in MODES:
         raise BadCertificate(f"sslmode={mode} must be one of {', '.join(MODES)}")
     bare = url.difference_update_query(["ssl", "sslmode", *_FILES])
+    verified = mode in ("verify-ca", "verify-full")
     if not files:
-        return bare, {"ssl": mode}
-    if mode not in ("verify-ca", "verify-full"):
+        own = _of_machine() if verified else None
+        return bare, {"ssl": mode if own is None else _context(mode, own)}
+    if not verified:
         raise BadCertificate(f"sslmode={mode} looks at no certificate: with {', '.join(files)} it must be verify-full")
     return bare, {"ssl": _context(mode, files)}
+
+
+def _of_machine() -> dict[str, str] | None:
+    """What a URL that names no file would say, where nobody but the machine says who is trusted; else None: asyncpg
+    finds the files itself."""
+    said = settings.libpq()
+    root = said.get("sslrootcert", SYSTEM)
+    if root != SYSTEM or "sslcrl" in said or ("sslrootcert" not in said and _at_home("root.crt")):
+        return None
+    found = {"sslrootcert": SYSTEM}
+    for name, file in (("sslcert", "postgresql.crt"), ("sslkey", "postgresql.key")):
+        if path := said.get(name) or _at_home(file):
+            found[name] = path
+    if "sslcert" not in found:
+        found.pop("sslkey", None)
+    return found
+
+
+def _at_home(name: str) -> str | None:
+    try:
+        path = Path.home() / ".postgresql" / name
+        return str(path) if path.exists() else None
+    except (OSError, RuntimeError, KeyError):
+        # nobody's home, or one that may not be looked into
+        return None
 
 
 def _context(mode: str, files: dict[str, str]) -> ssl.SSLContext:

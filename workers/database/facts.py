@@ -2,8 +2,11 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from workers.database.engine import Database
 
@@ -46,16 +49,27 @@ _QUESTION = text(
 )
 
 
+def file_of(url: str) -> Path | None:
+    """The file of an SQLite database; None: it is another, or no URL of one."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return None
+    named = parsed.drivername == "sqlite+aiosqlite" and parsed.database not in (None, "", ":memory:")
+    return Path(str(parsed.database)) if named else None
+
+
 async def facts(url: str) -> Facts:
     """Look at the database.
 
     Raises:
         DatabaseLost: it is no such URL, or nobody answers.
     """
+    if file_of(url) is not None:
+        # a Database would make its folder
+        return Facts(sqlite=True)
     database = Database(url)
     try:
-        if database.sqlite:
-            return Facts(sqlite=True)
         async with database.reading() as connection:
             before = time.time()
             row = (await connection.execute(_QUESTION)).one()

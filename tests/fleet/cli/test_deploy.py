@@ -1,6 +1,8 @@
 """`fleet deploy`: the plan, and the files."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,53 @@ def test_bad_input_is_one_line(fleet, tmp_path, arguments, said):
 
 def test_an_unknown_target_is_refused(fleet):
     assert "'nomad'" in fleet.refused("deploy", "render", "nomad")
+
+
+def _next(told: str) -> list[str]:
+    """What is said to be done next."""
+    return [line.strip() for line in told.partition("next, for ")[2].splitlines()[1:]]
+
+
+def test_next_for_compose_is_everything_from_a_fresh_checkout_on(fleet, tmp_path):
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets", ".env"))
+    image, secrets, up, doctor = _next(fleet.said("deploy", "render", "compose", "--out", "deploy"))
+    assert image.startswith("docker build -f deploy/Dockerfile -t agent-fleet:")
+    assert secrets.startswith("sh deploy/secrets.sh, and write into deploy/secrets what is yours: OPENAI_API_KEY, BANK")
+    assert up == "docker compose --file deploy/compose.yaml up --detach --wait"
+    assert doctor.endswith("cli doctor --target compose")
+
+
+def test_next_for_compose_elsewhere_begins_with_what_it_mounts(fleet, tmp_path):
+    told = _next(fleet.said("deploy", "render", "compose", "--out", "away", "--build-id", "r7"))
+    program, option, *copied, into = told[0].split()
+    assert (program, option, into) == ("cp", "-r", "away/")
+    text = (tmp_path / "away" / "compose.yaml").read_text()
+    mounted = {one.partition("/")[0] for one in re.findall(r"- \./([^:]+):", text)}
+    assert {one.removeprefix("deploy/") for one in copied} == {*mounted, "secrets.sh"}
+    assert all((ROOT / one).exists() for one in copied)
+    assert told[1] == f"cp {ROOT}/deploy/fleet.toml away/fleet.toml"
+    assert "cli rollout promote r7, unless it is the first version" in told[-2]
+
+
+def test_next_is_about_the_manifest_that_was_rendered(fleet, tmp_path):
+    other = tmp_path / "deploy" / "other.toml"
+    other.parent.mkdir()
+    other.write_text(SHIPPED + "\n# mine\n")
+    told = _next(fleet.said("deploy", "render", "systemd", "--manifest", str(other), "--out", "units"))
+    assert told[0].startswith(f"install {other} as /etc/fleet/fleet.toml")
+    told = _next(fleet.said("deploy", "render", "compose", "--manifest", str(other), "--out", "deploy"))
+    assert "write FLEET_MANIFEST_FILE=./other.toml into deploy/.env" in told
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [((), "fleet-agents"), (("v2",), "fleet-agents-v2"), (("V1.0_rc",), "fleet-agents-v1-0-rc-b1199e")],
+)
+def test_next_for_helm_names_the_deployment_that_the_chart_makes(fleet, build, name):
+    options = [word for one in build for word in ("--build-id", one)]
+    told = _next(fleet.said("deploy", "render", "helm", "--out", "values", *options))
+    assert all("--namespace agents " in line for line in told)
+    assert f"exec deploy/{name} -- fleet doctor --target kubernetes --pool agents," in told[1]
 
 
 def test_what_is_shipped_is_what_is_rendered(fleet):

@@ -11,6 +11,7 @@ import pytest
 from fleet.cli import doctor_environment as around
 from fleet.cli import doctor_servers as servers
 from fleet.cli.diagnosis import Diagnosis, Place, Reach, passes, reach, way
+from fleet.cli.doctor import needs
 from fleet.cli.doctor_app import Target
 from fleet.manifest import Manifest
 from fleet.settings import Settings
@@ -223,6 +224,8 @@ def test_root_and_a_missing_version_are_told():
     assert severities(around.build(settings(), KUBERNETES)) == {"process.build": "warn"}
     assert severities(around.build(settings(build_id="1.0"), KUBERNETES)) == {"process.build": "ok"}
     assert severities(around.build(settings(), LOCAL)) == {}
+    # one file runs one release: nobody is told to name a version that would then wait to be promoted
+    assert severities(around.build(settings(), COMPOSE)) == {"process.build": "ok"}
 
 
 def manifest(text: str = SHIPPED) -> Manifest:
@@ -364,3 +367,94 @@ def test_what_does_not_answer_is_told_once(fleet, tmp_path: Path):
 
 def test_an_unknown_target_is_refused(fleet):
     assert "'nomad'" in fleet.refused("doctor", "--target", "nomad")
+
+
+async def around_pool(monkeypatch, pool, text: str = SHIPPED) -> list[Diagnosis]:
+    """What is seen from within a pod of that pool, which has no other pool's settings; nobody answers anywhere."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
+    there = settings(redis_url="redis://127.0.0.1:1", health_host="0.0.0.0", health_port=8303)
+    used = needs(manifest(text), pool)
+    seen = await servers.examine(there, manifest(text), KUBERNETES, used)
+    return [*seen.findings, *await around.examine(there, manifest(text), KUBERNETES, (), used)]
+
+
+@pytest.mark.parametrize("pool", ["agents", "llm", "search", "email", "payments", "approvals", "memory", "webhook"])
+async def test_a_pod_is_told_nothing_of_what_its_pool_does_not_need(monkeypatch, tmp_path, pool):
+    monkeypatch.setenv("FLEET_STATE_DIR", str(tmp_path / "state"))
+    links = '\n[approvals]\nurl = "http://localhost:8300"\nlink_key = "env:LINKS"\n'
+    found = await around_pool(monkeypatch, pool, SHIPPED.replace("\n[approvals]", links))
+    used = needs(manifest(), pool)
+    told = {one.component for one in found}
+    general = {
+        "temporal.address", "redis.address", "process.user", "process.state", "process.build", "process.health",
+    }  # fmt: skip
+    own = {
+        "search": set(),
+        "email": {"providers.email.host"},
+        "payments": {"providers.bank.base_url"},
+        "approvals": {"providers.email.host", "approvals.url"},
+    }.get(pool, set())
+    assert told - general <= own | ({"database.kind"} if "database" in used else set())
+    assert ("database.kind" in told) is ("database" in used)
+    assert ("approvals.url" in told) is (pool == "approvals")
+    state = next(one.detail for one in found if one.component == "process.state")
+    assert ("the SQLite ledger" in state) is ("database" in used and pool != "search")
+    assert ("corpus" in state) is (pool == "search")
+
+
+def test_a_pods_files_are_those_of_its_own_secrets(tmp_path):
+    there = settings(payload_keys="file:/keys", codec_tokens="file:/tokens")
+    variables = {f"{name}_FILE": f"/run/{name}" for name in ("OPENAI_API_KEY", "BANK_API_KEY", "FLEET_DATABASE_URL")}
+
+    def held(pool: str) -> set[str]:
+        return set(around.secret_files(there, manifest(), variables, needs(manifest(), pool)))
+
+    assert held("llm") == {"file:/keys", "OPENAI_API_KEY_FILE"}
+    assert held("payments") == {"file:/keys", "BANK_API_KEY_FILE", "FLEET_DATABASE_URL_FILE"}
+    assert held("agents") == {"file:/keys"}
+    everything = set(around.secret_files(there, manifest(), variables))
+    assert everything == {"file:/keys", "file:/tokens", *variables}
+
+
+def test_a_look_makes_no_folder(fleet, tmp_path):
+    away = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "FLEET_REDIS_URL": "redis://127.0.0.1:1"}
+    told = fleet("doctor", "--target", "local", FLEET_STATE_DIR=str(tmp_path / "none"), **away)
+    assert f"there is no {tmp_path / 'none' / 'ledger.db'} yet: run `fleet db upgrade`" in told.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_keys_in_files_that_others_name_are_looked_at(tmp_path):
+    (tmp_path / "temporal.toml").write_text('[profile.default]\napi_key = "hush"\n')
+    held = around.secret_files(
+        settings(
+            tls_certificate=tmp_path / "both.pem",
+            redis_url="rediss://h?ssl_keyfile=/r.key",
+            database_url="postgresql+asyncpg://h/n?sslcert=/d.crt&sslkey=/d.key",
+        ),
+        manifest(),
+        {"TEMPORAL_CONFIG_FILE": str(tmp_path / "temporal.toml")},
+    )
+    assert {name: path.name for name, path in held.items()} == {
+        "FLEET_TLS_CERTIFICATE": "both.pem",
+        "TEMPORAL_CONFIG_FILE": "temporal.toml",
+        "ssl_keyfile of FLEET_REDIS_URL": "r.key",
+        "sslkey of FLEET_DATABASE_URL": "d.key",
+    }
+    (tmp_path / "temporal.toml").write_text('[profile.default]\naddress = "h:7233"\n')
+    apart = settings(tls_certificate=tmp_path / "tls.crt", tls_key=tmp_path / "tls.key")
+    assert around.secret_files(apart, manifest(), {"TEMPORAL_CONFIG_FILE": str(tmp_path / "temporal.toml")}) == {}
+
+
+def test_a_store_is_as_new_as_the_page_of_servers_says():
+    # docs/servers.md: Valkey 8+ or Redis 7+
+    found = servers.redis(server(version=(7, 2, 8)), Reach.PRIVATE, KUBERNETES)
+    assert severities(found)["redis.version"] == "fail"
+
+
+def test_without_a_replica_the_posture_says_what_happens():
+    def told(posture: str) -> str:
+        found = servers.redis(server(replicas=0), Reach.PRIVATE, KUBERNETES, posture)
+        return next(one.detail for one in found if one.component == "redis.replicas")
+
+    assert "no call starts (posture pause)" in told("pause")
+    assert "each process paces itself (posture degrade)" in told("degrade")

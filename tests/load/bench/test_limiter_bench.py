@@ -55,9 +55,10 @@ async def test_saturation_tells_every_call_of_every_agent(valkey, simulators, co
     # what twenty agents ask for within a second on the slowest machine is more than ten
     granted = {"limit": 60, "period_s": 1, "burst": 40} if contender == "ours" else {"limit": 1, "burst": 10}
     provider = (await simulators(openai={"models": {"bench": {"requests": granted}}})).http
-    begin = time.time() + 4
+    begin = time.time() + 3
+    # on a busy machine it begins seconds late
     found = await asyncio.to_thread(
-        drive, "saturate", contender=contender, url=valkey, provider=provider, tasks=20, begin=begin, end=begin + 1
+        drive, "saturate", contender=contender, url=valkey, provider=provider, tasks=20, begin=begin, end=begin + 4
     )
     assert len(found["agents"]) == 20
     calls = [call for mine in found["agents"] for call in mine]

@@ -107,7 +107,7 @@ def test_fts_syntax_in_a_query_is_only_words(animals, query):
         animals.search(query)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.text(max_size=80), limit=st.integers(-3, 300))
 def test_no_text_breaks_the_search(animals, query, limit):
     try:

@@ -122,3 +122,47 @@ def test_what_the_url_cannot_say_of_certificates_is_told(query, problem):
     with pytest.raises(DatabaseLost, match=problem) as raised:
         Database(str(_url(query).render_as_string(hide_password=False)))
     assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize("asked", ["ssl=verify-full", "sslmode=verify-full", "sslmode=verify-ca"])
+async def test_without_files_the_machine_says_who_is_trusted(server, ca, tmp_path, monkeypatch, asked):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    url = f"{server.url('postgres')}?{asked}"
+    with pytest.raises(DatabaseLost, match="CERTIFICATE_VERIFY_FAILED"):
+        await opened(url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+    await opened(url)
+    if asked != "sslmode=verify-ca":
+        with pytest.raises(DatabaseLost, match="Hostname mismatch"):
+            await opened(url.replace("127.0.0.1", "localhost"))
+
+
+async def test_files_that_the_environment_or_the_home_names_count_more(server, ca, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    url = f"{server.url('postgres')}?ssl=verify-full"
+    monkeypatch.setenv("PGSSLROOTCERT", str(ca))
+    await opened(url)
+    monkeypatch.delenv("PGSSLROOTCERT")
+    (tmp_path / ".postgresql").mkdir()
+    shutil.copy(ca, tmp_path / ".postgresql" / "root.crt")
+    await opened(url)
+
+
+@pytest.mark.parametrize("by", ["environment", "home"])
+def test_without_a_root_the_client_still_shows_its_certificate(authority, tmp_path, monkeypatch, by):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".postgresql"
+    folder.mkdir()
+    leaf = authority.issue_cert(common_name="postgres")
+    leaf.cert_chain_pems[0].write_to_path(str(folder / "postgresql.crt"))
+    leaf.private_key_pem.write_to_path(str(folder / "postgresql.key"))
+    if by == "environment":
+        folder.rename(tmp_path / "there")
+        monkeypatch.setenv("PGSSLCERT", str(tmp_path / "there" / "postgresql.crt"))
+        monkeypatch.setenv("PGSSLKEY", str(tmp_path / "there" / "postgresql.key"))
+    shown = []
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda self, *files, **_: shown.append(files))
+    of(_url("sslmode=verify-full"))
+    assert [tuple(str(file).rpartition("/")[2] for file in files) for files in shown] == [
+        ("postgresql.crt", "postgresql.key")
+    ]

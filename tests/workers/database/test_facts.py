@@ -44,3 +44,11 @@ async def test_another_encoding_is_told(postgres: Postgres):
 async def test_who_does_not_answer_is_lost():
     with pytest.raises(DatabaseLost):
         await facts("postgresql+asyncpg://fleet@127.0.0.1:1/fleet")
+
+
+async def test_a_look_makes_no_folder(tmp_path):
+    assert (await facts(f"sqlite+aiosqlite:///{tmp_path}/none/ledger.db")).sqlite
+    assert not (tmp_path / "none").exists()
+    for url in ("sqlite+aiosqlite://", "nonsense"):
+        with pytest.raises(DatabaseLost):
+            await facts(url)

@@ -171,7 +171,7 @@ async def test_no_question_is_malformed(store):
         assert len(await store.search(query=query)) <= 1, query
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.text(max_size=60))
 async def test_no_question_at_all_is_malformed(store, query):
     assert await recalled(store, query) == []
