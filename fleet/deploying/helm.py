@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from fleet.deploying import making
 from fleet.deploying.plan import Files, Plan, PoolPlan
 from fleet.manifest import Manifest
-from fleet.tables import AGENTS_POOL, MEMORY_POOL, WEBHOOK_POOL, MailProvider, SearchProvider
+from fleet.tables import AGENTS_POOL, WEBHOOK_POOL, MailProvider
 
 KEPT_IN: Final = "fleet-secrets"
 """Existing Secret with all secrets of the manifest, by their variables, unless the operator says others."""
@@ -61,7 +62,7 @@ def _pool(manifest: Manifest, pool: PoolPlan) -> dict[str, Value]:
         "arithmetic": pool.arithmetic,
         "secrets": pool.secrets,
         "database": pool.database,
-        "providers": _calls_outside(manifest, pool.name),
+        "providers": making.calls_outside(manifest, pool.name),
         "resources": {"requests": {"cpu": pool.cpu, "memory": pool.memory}, "limits": {"memory": pool.memory}},
     }
 
@@ -82,19 +83,14 @@ def _queue_types(pool: str) -> tuple[str, ...]:
     return ("workflow", "activity") if pool in _EFFECT_POOLS else ("activity",)
 
 
-def _calls_outside(manifest: Manifest, pool: str) -> bool:
-    if pool in (AGENTS_POOL, MEMORY_POOL):
-        return False
-    provider = manifest.providers.get(manifest.pools[pool].provider or pool)
-    return not (isinstance(provider, SearchProvider) and provider.kind == "corpus")
-
-
 def _ports(manifest: Manifest) -> set[int]:
     """Where providers and endpoints listen; of addresses that are secret nobody knows more than that it is HTTPS."""
     found = {443}
     for provider in manifest.providers.values():
         if isinstance(provider, MailProvider):
             found.add(provider.port)
+            if provider.lookup_url:
+                found.add(_port(provider.lookup_url))
         elif provider.base_url:
             found.add(_port(provider.base_url))
     for endpoint in manifest.endpoints.values():

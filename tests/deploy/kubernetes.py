@@ -33,6 +33,15 @@ IN_POD = {
     "TEMPORAL_TLS_SERVER_CA_CERT_PATH", "TEMPORAL_TLS_CLIENT_CERT_PATH",
     "TEMPORAL_TLS_CLIENT_KEY_PATH", "OTEL_EXPORTER_OTLP_ENDPOINT",
 }  # fmt: skip
+NEEDS = {
+    "console": {"TEMPORAL_ADDRESS", "FLEET_DATABASE_URL"},
+    "exporter": {"TEMPORAL_ADDRESS", "FLEET_DATABASE_URL", "FLEET_REDIS_URL"},
+    "db": {"FLEET_DATABASE_URL"},
+    "init": {"TEMPORAL_ADDRESS"},
+}
+"""What a command cannot do without, or nobody could use."""
+RETAINED = {"fleet-manifest-538af48c3c"}
+"""ConfigMaps of releases before, which sets name."""
 SECRET = re.compile(r"(_KEY|_SECRET|_PASSWORD|_TOKEN|FLEET_REDIS_URL|FLEET_DATABASE_URL)$")
 
 Object = Mapping[str, Any]
@@ -144,6 +153,7 @@ def _pod_of(found: Object) -> Object:
 def broken(objects: list[dict[str, Any]], manifest: Manifest) -> list[str]:
     """What these objects promise and do not keep, a line each."""
     found = [*_names(objects), *_budgets(objects), *_networks(objects), *_scaled(objects), *_mounted(objects)]
+    found += [*_hooked(objects), *_taken(objects), *_drained(objects)]
     for one in objects:
         if one["kind"] in POD:
             found += [f"{_name(one)}: {why}" for why in _pod(one, manifest)]
@@ -166,6 +176,8 @@ def _pod(one: Object, manifest: Manifest) -> Iterator[str]:
     security = spec.get("securityContext", {})
     if security.get("runAsNonRoot") is not True or security.get("runAsUser") != 10001:
         yield "may run as root"
+    if security.get("fsGroup") != 10001:
+        yield "may not read its secrets"
     if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
         yield "has no seccomp profile"
     if spec.get("automountServiceAccountToken") is not False:
@@ -191,18 +203,49 @@ def _container(container: Object, spec: Object) -> Iterator[str]:
         yield "asks for no resources, or may use any memory"
     if "cpu" in resources.get("limits", {}):
         yield "is throttled"
-    if why := _refused(tuple(container["args"])):
-        yield f"fleet {' '.join(container['args'])}: {why}"
+    if not re.fullmatch(r"[^@: ]+(:\d+/[^@: ]+)?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?", container["image"]):
+        yield f"{container['image']} is no image"
+    yield from _command(container)
     yield from _environment(container.get("env", []))
-    ports = {port["name"] for port in container.get("ports", [])}
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        if ports and container.get(probe, {}).get("httpGet", {}).get("port") not in ports:
-            yield f"{probe}: is of no port"
+    yield from _files(container, spec)
     mounted = [mount["name"] for mount in container.get("volumeMounts", [])]
     if strangers := set(mounted) ^ {volume["name"] for volume in spec["volumes"]}:
         yield f"volumes are not mounted, or mounts have no volume: {sorted(strangers)}"
     if not {"/tmp", "/var/lib/fleet"} <= {mount["mountPath"] for mount in container["volumeMounts"]}:
         yield "has nowhere to write"
+
+
+def _command(container: Object) -> Iterator[str]:
+    """What is wrong with its command, and with how it is asked whether it lives."""
+    args = container["args"]
+    if why := _refused(tuple(args)):
+        yield f"fleet {' '.join(args)}: {why}"
+    if missing := NEEDS.get(args[0], set()) - {v["name"] for v in container["env"]}:
+        yield f"fleet {args[0]} is not told {sorted(missing)}"
+    ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
+    if "--host" in args and [args[2], args[4]] != ["0.0.0.0", str(ports["http"])]:
+        yield "listens where nobody asks"
+    ready = "/ready" if args[0] == "worker" else "/live"
+    for probe, path in (("startupProbe", "/live"), ("livenessProbe", "/live"), ("readinessProbe", ready)):
+        asked = container.get(probe, {}).get("httpGet", {})
+        if ports and asked.get("port") not in ports:
+            yield f"{probe}: is of no port"
+        if ports and asked.get("path") != path:
+            yield f"{probe}: asks {asked.get('path')}, not {path}"
+
+
+def _files(container: Object, spec: Object) -> Iterator[str]:
+    """Files that its variables name and that are nowhere."""
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    mounts = {mount["mountPath"]: volumes.get(mount["name"], {}) for mount in container["volumeMounts"]}
+    for one in container["env"]:
+        path = Path(one.get("value", "").removeprefix("file:"))
+        if not path.is_absolute() or str(path) in mounts:
+            continue
+        volume = mounts.get(str(path.parent))
+        items = (volume or {}).get("secret", {}).get("items", [{"path": path.name}])
+        if volume is None or path.name not in [item["path"] for item in items]:
+            yield f"{one['name']}: there is no {path}"
 
 
 def _environment(variables: list[dict[str, Any]]) -> Iterator[str]:
@@ -309,7 +352,7 @@ def _scaled(objects: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _mounted(objects: list[dict[str, Any]]) -> Iterator[str]:
-    there = {o["metadata"]["name"] for o in objects if o["kind"] == "ConfigMap"}
+    there = {o["metadata"]["name"] for o in objects if o["kind"] == "ConfigMap"} | RETAINED
     for one in objects:
         for volume in _volumes(one):
             if "configMap" in volume and volume["configMap"]["name"] not in there:
@@ -318,6 +361,45 @@ def _mounted(objects: list[dict[str, Any]]) -> Iterator[str]:
     for one in objects:
         if one["kind"] in POD and one["spec"]["template"]["spec"].get("serviceAccountName", "default") not in accounts:
             yield f"{_name(one)}: its account does not exist"
+
+
+def _hooked(objects: list[dict[str, Any]]) -> Iterator[str]:
+    """What runs before the release, and needs what is only made with it or later."""
+    weights = {
+        (one["kind"], one["metadata"]["name"]): int(one["metadata"]["annotations"].get("helm.sh/hook-weight", 0))
+        for one in objects
+        if one["metadata"].get("annotations", {}).get("helm.sh/hook") == "pre-install,pre-upgrade"
+    }
+    for one in objects:
+        if one["kind"] == "Job":
+            needed = [("ConfigMap", v["configMap"]["name"]) for v in _volumes(one) if "configMap" in v]
+            mine = weights.get(("Job", one["metadata"]["name"]))
+            if mine is None or not all(weights.get(key, mine) < mine for key in needed):
+                yield f"{_name(one)}: comes before what it needs, or after the release"
+
+
+def _taken(objects: list[dict[str, Any]]) -> Iterator[str]:
+    """Deployments that take each other's pods, or of the worker controller that have no connection."""
+    connections = {one["metadata"]["name"] for one in objects if one["kind"] == "Connection"}
+    pods = [one for one in objects if one["kind"] in POD]
+    for one in pods:
+        if one["kind"] == "WorkerDeployment":
+            if one["spec"]["workerOptions"]["connectionRef"]["name"] not in connections:
+                yield f"{_name(one)}: there is no such Connection"
+        elif one["kind"] == "Deployment":
+            others = [other for other in pods if other is not one and _fits(_selector(one), _labels(other))]
+            yield from (f"{_name(one)}: takes the pods of {_name(other)}" for other in others)
+
+
+def _drained(objects: list[dict[str, Any]]) -> Iterator[str]:
+    """Pods that a Service leads to, and that stop before it knows."""
+    for service in objects:
+        if service["kind"] == "Service":
+            for one in objects:
+                if one["kind"] in POD and _fits(_selector(service), _labels(one)):
+                    container = one["spec"]["template"]["spec"]["containers"][0]
+                    if not container.get("lifecycle", {}).get("preStop"):
+                        yield f"{_name(one)}: stops while requests come"
 
 
 def _volumes(one: Object) -> Iterable[dict[str, Any]]:

@@ -60,7 +60,8 @@ def test_the_manifest_reaches_the_pods_as_it_is(name, objects):
     for one in objects(name):
         if one["kind"] == "Deployment" and one["metadata"]["labels"].get("agent-fleet/build") is None:
             (volume,) = (v for v in one["spec"]["template"]["spec"]["volumes"] if v["name"] == "manifest")
-            assert maps[volume["configMap"]["name"]]["data"]["fleet.toml"]
+            reads = volume["configMap"]["name"]
+            assert reads in kubernetes.RETAINED or maps[reads]["data"]["fleet.toml"]
 
 
 @pytest.mark.parametrize("name", ["defaults", "on"])
@@ -122,10 +123,27 @@ def test_builds_lie_beside_each_other_each_with_its_own_image_and_manifest(objec
     assert not kubernetes._fits({"matchLabels": selectors[0]}, kubernetes._labels(old))
     (volume,) = (v for v in old["spec"]["template"]["spec"]["volumes"] if v["name"] == "manifest")
     manifest = _kinds(found, "ConfigMap")[volume["configMap"]["name"]]
-    assert manifest["data"]["fleet.toml"] == "# as it was\n"
+    assert manifest["data"]["fleet.toml"] == "  # as it was\n"
     assert manifest["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     trigger = _kinds(found, "ScaledObject")["fleet-agents-v2"]["spec"]["triggers"][0]["metadata"]
     assert (trigger["workerDeploymentName"], trigger["workerDeploymentBuildId"]) == ("agents", "v2")
+
+
+def test_a_kept_build_is_left_alone_by_the_upgrade_to_the_next_one(rendered):
+    def templates(changed: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        sets = [f"{key}={json.dumps(value)}" for key, value in changed.items()]
+        found = helm.template(rendered("builds"), helm.VALUES / "builds.yaml", sets=sets)
+        return _kinds(found, "Deployment")["fleet-agents-v1"]["spec"]["template"], found
+
+    # blanks at its beginning are no indentation
+    other = "  # of the next build\n"
+    before, found = templates({"versioning.buildId": "v1", "versioning.keep": [], "image.tag": "0.1.0"})
+    (reads,) = (v["configMap"]["name"] for v in before["spec"]["volumes"] if v["name"] == "manifest")
+    assert _kinds(found, "ConfigMap")[reads]["data"]["fleet.toml"] == helm.plan("builds").text
+    kept = {"buildId": "v1", "tag": "0.1.0", "manifestConfigMap": reads, "pools": {"agents": 1}}
+    after, found = templates({"versioning.keep": [kept], "manifest": other, "image.tag": "0.2.0"})
+    assert after == before
+    assert [one["data"]["fleet.toml"] for one in _kinds(found, "ConfigMap").values()] == [other, other]
 
 
 def test_the_worker_controller_names_deployments_as_our_workers_do(objects):
@@ -270,6 +288,15 @@ def test_values_hold_no_secret_and_name_every_one(rendered):
     assert {"FLEET_KEYS", "FLEET_LINK_KEY"} <= set(values["console"]["secrets"])
     assert values["environment"] == {"FLEET_PAYLOAD_KEYS": "env:FLEET_KEYS"}
     assert values["console"]["enabled"] is True
+
+
+def test_pools_reach_where_a_relay_tells_what_it_has_accepted():
+    text = helm.text("")
+    relay = '[providers.email]\nkind = "smtp"\n'
+    assert relay in text
+    changed = text.replace(relay, f'{relay}lookup_url = "http://mail.example.com:8125/sent"\n', 1)
+    ports = rendering._ports(manifests.load(helm.MANIFEST))
+    assert rendering._ports(helm.planned(changed).manifest) == ports | {8125}
 
 
 def test_idle_slots_that_were_allowed_are_told_in_the_values():

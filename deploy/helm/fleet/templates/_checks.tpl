@@ -23,7 +23,17 @@
 {{- if and (not $values.quota.enforceCap) (not $values.quota.reason) -}}
 {{- fail "quota.enforceCap is false and quota.reason empty: say why processes may stand idle" -}}
 {{- end -}}
+{{- if $values.networkPolicy.enabled -}}
+{{- include "agent-fleet.open" (dict "values" $values "way" "temporal" "said" "temporal.address" "url" (printf "grpc://%s" $values.temporal.address)) -}}
+{{- include "agent-fleet.open" (dict "values" $values "way" "otlp" "said" "telemetry.otlpEndpoint" "url" $values.telemetry.otlpEndpoint) -}}
+{{- if $values.codecServer.enabled -}}
+{{- include "agent-fleet.open" (dict "values" $values "way" "providers" "said" "codecServer.jwksUrl" "url" $values.codecServer.jwksUrl) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $spec := $values.pools -}}
+{{- if eq (include "agent-fleet.scaling" (dict "root" $ "spec" $spec)) "keda" -}}
+{{- include "agent-fleet.kedaReaches" (dict "values" $values "pool" $name) -}}
+{{- end -}}
 {{- if lt (int $spec.maxReplicas) (int $spec.replicas) -}}
 {{- fail (printf "pools.%s.maxReplicas: must be at least replicas, %d, got %d" $name (int $spec.replicas) (int $spec.maxReplicas)) -}}
 {{- end -}}
@@ -50,13 +60,20 @@
 {{- if and $values.versioning.keep (ne $values.versioning.mode "fleet") -}}
 {{- fail (printf "versioning.keep: builds are kept in mode fleet only, not in mode %s" $values.versioning.mode) -}}
 {{- end -}}
-{{- range $values.versioning.keep -}}
-{{- if eq .buildId $values.versioning.buildId -}}
-{{- fail (printf "versioning.keep: %s is the build that is being deployed" .buildId) -}}
+{{- range $build := $values.versioning.keep -}}
+{{- if eq $build.buildId $values.versioning.buildId -}}
+{{- fail (printf "versioning.keep: %s is the build that is being deployed" $build.buildId) -}}
 {{- end -}}
-{{- range $pool, $replicas := .pools -}}
+{{- range $pool, $replicas := $build.pools -}}
 {{- if not (hasKey $values.pools $pool) -}}
 {{- fail (printf "versioning.keep: there is no pool %s" $pool) -}}
+{{- end -}}
+{{- $spec := get $values.pools $pool -}}
+{{- if and $values.quota.enforceCap (not (kindIs "invalid" $spec.usefulSlots)) -}}
+{{- $allowed := include "agent-fleet.allowed" (dict "spec" $spec) | int -}}
+{{- if gt (int $replicas) $allowed -}}
+{{- fail (printf "versioning.keep: build %s, pool %s: %d x %d slots = %d, but the quota keeps %d busy, whatever the build. Set it to at most %d; quota.enforceCap=false with a quota.reason installs it all the same." $build.buildId $pool (int $replicas) (int $spec.slots) (mul $replicas $spec.slots) (int $spec.usefulSlots) $allowed) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -71,5 +88,32 @@
 {{- end -}}
 {{- if and $values.codecServer.enabled (not $values.codecServer.tokens.name) (not $values.codecServer.issuer) -}}
 {{- fail "codecServer: needs tokens or issuer, audience and jwksUrl: it shows decrypted payloads to nobody else" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Fails where the policies would close the way to an address. Takes values, way (key of networkPolicy), said and url. */}}
+{{- define "agent-fleet.open" -}}
+{{- if .url -}}
+{{- $parts := urlParse .url -}}
+{{- $port := regexFind ":[0-9]+$" $parts.host | trimPrefix ":" | default (ternary "443" "80" (eq $parts.scheme "https")) -}}
+{{- $ports := list -}}
+{{- range (get .values.networkPolicy .way).ports -}}
+{{- $ports = append $ports (int . | toString) -}}
+{{- end -}}
+{{- if not (has $port $ports) -}}
+{{- fail (printf "networkPolicy.%s.ports: %s, but %s is on port %s, which no pod would reach: set them to [%s]" .way (join ", " $ports) .said $port (join ", " (append $ports $port))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Fails where KEDA could not ask Temporal, and so would never scale. Takes values and pool. */}}
+{{- define "agent-fleet.kedaReaches" -}}
+{{- $temporal := .values.temporal -}}
+{{- $else := ternary "none" "hpa or none" (eq .values.versioning.mode "controller") -}}
+{{- if and (or $temporal.tls.enabled $temporal.tls.serverName $temporal.tls.ca.name) (not $temporal.apiKey.name) (not $temporal.mtls.secret) -}}
+{{- fail (printf "pools.%s: KEDA asks Temporal over TLS only with an API key or a client certificate, and would never scale: set temporal.apiKey or temporal.mtls.secret, or autoscaling.mode to %s" .pool $else) -}}
+{{- end -}}
+{{- if and $temporal.apiKey.name $temporal.tls.ca.name -}}
+{{- fail (printf "pools.%s: with an API key KEDA does not read temporal.tls.ca, trusts public authorities only, and would never scale: use temporal.mtls.secret, or set autoscaling.mode to %s" .pool $else) -}}
 {{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* The pods of a pool. Takes root, pool, spec, build (id, image, manifest). */}}
+{{/* The pods of a pool. Takes root, pool, spec, build (id, image, manifest: the ConfigMap's name). */}}
 {{- define "agent-fleet.workerLabels" -}}
 {{ include "agent-fleet.selector" (dict "root" .root "component" "worker") }}
 agent-fleet/pool: {{ .pool | quote }}
@@ -11,7 +11,7 @@ agent-fleet/build: {{ .build.id | quote }}
 {{- $root := .root -}}
 {{- $spec := .spec -}}
 {{- $controlled := eq $root.Values.versioning.mode "controller" -}}
-{{- $uses := dict "root" $root "owner" (printf "pools.%s" .pool) "secrets" $spec.secrets "serves" true "temporal" (not $controlled) "temporalTls" true "redis" true "database" $spec.database "manifest" (include "agent-fleet.manifest" (dict "root" $root "text" .build.text)) -}}
+{{- $uses := dict "root" $root "owner" (printf "pools.%s" .pool) "secrets" $spec.secrets "serves" true "temporal" (not $controlled) "temporalTls" true "redis" true "database" $spec.database "manifest" .build.manifest -}}
 {{- $more := include "agent-fleet.workerEnvironment" . -}}
 {{- $_ := set $uses "more" $more -}}
 {{- with $spec.volumes }}{{- $_ := set $uses "moreVolumes" (toYaml .) }}{{- end -}}
@@ -28,12 +28,15 @@ metadata:
     {{- with $root.Values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  {{- $annotations := $root.Values.podAnnotations }}
+  {{- if eq $root.Values.versioning.mode "none" }}
+  {{- /* another manifest, other processes: with versions the ConfigMap's name tells */}}
+  {{- $annotations = merge (dict "agent-fleet/manifest-checksum" (sha256sum $root.Values.manifest)) $annotations }}
+  {{- end }}
+  {{- with $annotations }}
   annotations:
-    # another manifest, other processes
-    agent-fleet/manifest-checksum: {{ sha256sum .build.text }}
-    {{- with $root.Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
-    {{- end }}
+  {{- end }}
 spec:
   {{- include "agent-fleet.pod" $root | nindent 2 }}
   # longer than the worker's own `drain`. No preStop: no Service leads to a worker, and SIGTERM is when it stops to poll
