@@ -29,7 +29,7 @@ from tests.fleet.fakes import Fakes, calls, pays, quiet, says, serving, skip, st
 ANN, BOB, EVE = "ann@example.com", "bob@example.com", "eve@example.com"
 ASKED = {"payee": "DE1", "amount": "120.50", "currency": "EUR", "reference": "r"}
 EXPIRES_S = 5 * 86_400.0
-EXAMPLES = 12
+EXAMPLES = 8
 FORGOTTEN_S = 2.0
 ENDS_AN_EFFECT = ("effect finishes", "effect fails")
 ENDS_A_TOOL = ("search arrives", *ENDS_AN_EFFECT)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.ratelimit.machine import drive
 
-EXAMPLES = int(os.environ.get("FLEET_STATE_MACHINE_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("FLEET_STATE_MACHINE_EXAMPLES", "30"))
 
 
 @pytest.mark.parametrize("server", ["valkey", "redis7"])
