@@ -44,7 +44,7 @@ T = TypeVar("T")
 WIDE = Rated(rate=1e6, burst=1e6)
 """Quota of a rehearsal: nobody waits."""
 REHEARSAL_TIMEOUT_S = 60.0
-LEAD_S, SCHEDULED_LEAD_S = 0.5, 2.0
+LEAD_S, SCHEDULED_LEAD_S = 0.5, 5.0
 """Between the last preparation and the begin of the load."""
 LONGEST_S = 86_400.0
 """A load that its quotas would need longer for is a mistake."""

@@ -117,7 +117,7 @@ async def schedule(
     for why in failed.values():
         raise why
     if (late := (datetime.now(UTC) - fires_at).total_seconds()) > 0:
-        raise BadInput(f"{len(arrivals)} schedules took {late:.0f} s longer to make than there was: give fewer agents")
+        raise BadInput(f"{len(arrivals)} schedules took {late:.1f} s longer to make than there was: give fewer agents")
 
 
 async def fire(runs: Runs, began: float) -> None:

@@ -127,6 +127,13 @@ async def simulators(tmp_path):
         yield start
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        named = item.get_closest_marker("by_name")
+        if named is not None and named.args[0] not in config.getoption("keyword"):
+            item.add_marker(pytest.mark.skip(reason=f"repeats at length what others try: -k {named.args[0]}"))
+
+
 def pytest_configure() -> None:
     containers.chosen(os.environ)
 

@@ -225,8 +225,10 @@ async def test_what_is_said_and_decided_while_a_run_continues_as_new_is_not_lost
 
 
 @pytest.mark.trial
-async def test_a_thousand_signals_and_updates_while_runs_continue_as_new(temporal):
-    assert sum(await asyncio.gather(*(under_fire(temporal, 200) for _ in range(5)))) > 100
+async def test_a_thousand_signals_and_updates_while_runs_continue_as_new(temporal, request):
+    # fewer, unless they are asked for by name: -k thousand_signals
+    tries = 200 if "thousand_signals" in request.config.getoption("keyword") else 60
+    assert sum(await asyncio.gather(*(under_fire(temporal, tries) for _ in range(5)))) > tries / 4
 
 
 SHORT = ContextPolicy(tokens=1200, keep=1, result_chars=300)

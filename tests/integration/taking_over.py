@@ -20,8 +20,8 @@ from load.gathering import USED_VERSIONS
 ROOT = Path(__file__).parents[2]
 GOAL = "Transfer 7.00 EUR to DE7777 for invoice 7"
 """Of all runs that are alike: the same arguments have the same digest."""
-NEW = 40
-DECIDED = 80
+NEW = 20
+DECIDED = 40
 """So many old runs go on with a verdict and complete; the others are stopped, which takes a call of a model less."""
 AT_ONCE = 24
 DRAIN_WITHIN_S = 30.0

@@ -50,6 +50,7 @@ def test_a_few_agents_do_their_work_and_nothing_is_left_behind(tmp_path):
 
 
 @pytest.mark.trial
+@pytest.mark.by_name("corpus_of_ones_own")
 def test_a_corpus_of_ones_own_is_asked_about(tmp_path):
     documents = tmp_path / "documents"
     documents.mkdir()

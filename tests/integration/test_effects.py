@@ -46,7 +46,7 @@ async def control(fleet, patch):
 
 async def test_two_hundred_runs_pay_and_write_once_while_workers_are_killed(local_fleet, request):
     # fewer, unless it is asked for by name: -k two_hundred_runs
-    runs, kills = (200, 44) if "two_hundred_runs" in request.config.getoption("keyword") else (80, 15)
+    runs, kills = (200, 44) if "two_hundred_runs" in request.config.getoption("keyword") else (60, 12)
     seed = random.randrange(10**6)
     say(f"seed {seed}")
     dice = random.Random(seed)
@@ -165,7 +165,7 @@ WAITING = (
 async def test_a_thousand_runs_wait_for_humans_cost_no_memory_and_end_on_their_own_code(local_fleet, tmp_path, request):
     # fewer, unless it is asked for by name: -k thousand_runs
     named = "thousand_runs" in request.config.getoption("keyword")
-    few, half, many = (150, 575, 1000) if named else (60, 120, 180)
+    few, half, many = (150, 575, 1000) if named else (40, 70, 100)
     measured = (0, half, many - 1)
     fleet = await local_fleet({"agents": 1, "llm": 1, "payments": 1, "approvals": 1}, *WAITING, build="v1")
 

@@ -109,5 +109,6 @@ async def test_redis_is_killed_and_started_again(tmp_path: Path, simulators, kee
         await judged(f"redis://127.0.0.1:{port}", simulators, posture, (3, kill), (5, start))
 
 
+@pytest.mark.by_name("master_dies")
 async def test_a_master_dies_and_its_replica_takes_over(sentinel: Watched, simulators) -> None:
     await judged(sentinel.url, simulators, Posture.PAUSE, (3, sentinel.master.process.kill))

@@ -53,10 +53,10 @@ def test_what_an_idle_fleet_uses_is_nobodys_cost():
 
 
 @pytest.mark.trial
+@pytest.mark.by_name("every_size")
 @pytest.mark.timeout(420)
-async def test_every_size_has_a_fleet_of_its_own_whose_agents_wait_and_then_work(request):
-    # one, unless it is asked for by name: -k every_size
-    sizes = [5, 10] if "every_size" in request.config.getoption("keyword") else [5]
+async def test_every_size_has_a_fleet_of_its_own_whose_agents_wait_and_then_work():
+    sizes = [5, 10]
     said = []
     found = await agents.run(sizes[::-1], said.append)
     assert [row.agents for row in found.rows] == sizes
