@@ -10,7 +10,7 @@ from load.shapes import Constant
 from load.trial import Fault
 
 # the new workers need some seconds to start
-SHORT = {"agents": 100, "for": 60, "at": 0, "used": 0.8}
+SHORT = {"agents": 100, "for": 45, "at": 0, "used": 0.8}
 
 
 class Parameters(Usual):

@@ -119,13 +119,12 @@ async def test_every_plant_is_caught(crew, plants, where, mix, caught):
     assert caught <= {finding.name for finding in report.oracles if not finding.ok}
 
 
-async def test_a_new_version_is_deployed_under_load_and_a_run_that_was_moved_is_caught(versioned, request):
+# versions follow each other under waiting runs in test_effects too
+@pytest.mark.by_name("deployed_under_load")
+async def test_a_new_version_is_deployed_under_load_and_a_run_that_was_moved_is_caught(versioned):
     report = await judged(versioned, "rolling_deploy")
     assert [f"{f.name} {f.value:g}, bound {f.bound:g}: {f.says}" for f in report.oracles if not f.ok] == []
     assert report.agents["completed"] == report.agents["started"] > 0
-    if "moved_is_caught" not in request.config.getoption("keyword"):
-        # the oracle's own tests have the evidence of it; here only if it is asked for by name: -k moved_is_caught
-        return
     # those that are there for a while
     mix = "load-caller,load-petitioner"
     report = await judged(versioned, "rolling_deploy", plants=("move",), mix=mix, agents=60, **{"for": 24})
