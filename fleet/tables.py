@@ -21,6 +21,8 @@ MEMORY_POOL = "memory"
 WEBHOOK_POOL = "webhook"
 POOLS = (AGENTS_POOL, LLM_POOL, "search", "email", "payments", APPROVALS_POOL, MEMORY_POOL, WEBHOOK_POOL)
 """Pools that this release can serve."""
+EFFECT_POOLS = ("email", "payments", WEBHOOK_POOL)
+"""They serve the effects' workflow too: an effect needs its own pool, and no other."""
 
 
 def _decimal(value: Any) -> Any:

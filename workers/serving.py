@@ -19,6 +19,7 @@ from fleet.settings import Settings
 from fleet.tables import (
     AGENTS_POOL,
     APPROVALS_POOL,
+    EFFECT_POOLS,
     LLM_POOL,
     MEMORY_POOL,
     WEBHOOK_POOL,
@@ -92,7 +93,7 @@ class Shop:
             # what slips in besides still finds time to wait in its slot
             horizon = spec.max_inline_wait / 2
             admission = Admission(self.limiter, spec.max_inline_wait, gated=bool(scopes))
-            workflows = [EffectWorkflow] if name in _EFFECT_POOLS else []
+            workflows = [EffectWorkflow] if name in EFFECT_POOLS else []
             activities = await _SERVED[name](self, name, admission)
         return Pool(
             name=name,
@@ -276,8 +277,6 @@ def _spared(endpoint: str, unusable: dict[str, str]) -> Iterator[None]:
         log.warning("endpoint cannot be told anything", endpoint=endpoint, why=str(bad))
 
 
-_EFFECT_POOLS = ("email", "payments", WEBHOOK_POOL)
-"""They serve the effects' workflow too: an effect needs its own pool, and no other."""
 _SERVED: dict[str, Callable[[Shop, str, Admission], Awaitable[Activities]]] = {
     LLM_POOL: _llm,
     "search": _search,

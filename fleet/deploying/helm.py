@@ -10,13 +10,11 @@ from urllib.parse import urlsplit
 from fleet.deploying import making
 from fleet.deploying.plan import Files, Plan, PoolPlan
 from fleet.manifest import Manifest
-from fleet.tables import AGENTS_POOL, WEBHOOK_POOL, MailProvider
+from fleet.tables import AGENTS_POOL, EFFECT_POOLS, MailProvider
 
 KEPT_IN: Final = "fleet-secrets"
 """Existing Secret with all secrets of the manifest, by their variables, unless the operator says others."""
 
-_EFFECT_POOLS: Final = ("email", "payments", WEBHOOK_POOL)
-"""Workflows of effects wait in their queues too, as `workers.serving` has it."""
 _HEADER: Final = """\
 # Written by `fleet deploy render helm`: render again rather than edit. What is left to say goes into a file of its own:
 #   helm upgrade --install fleet deploy/helm/fleet -f values.yaml -f production.yaml
@@ -80,7 +78,7 @@ def _quota(plan: Plan) -> dict[str, Value]:
 def _queue_types(pool: str) -> tuple[str, ...]:
     if pool == AGENTS_POOL:
         return ("workflow",)
-    return ("workflow", "activity") if pool in _EFFECT_POOLS else ("activity",)
+    return ("workflow", "activity") if pool in EFFECT_POOLS else ("activity",)
 
 
 def _ports(manifest: Manifest) -> set[int]:

@@ -12,9 +12,8 @@ pytestmark = [pytest.mark.trial, pytest.mark.timeout(3600)]
 RUNS = 5000
 
 
-async def test_five_thousand_runs_end_on_the_code_that_they_began_on(local_fleet, tmp_path, request):
-    if "five_thousand" not in request.config.getoption("keyword"):
-        pytest.skip("takes too long to be run each time: -k five_thousand")
+@pytest.mark.by_name("five_thousand")
+async def test_five_thousand_runs_end_on_the_code_that_they_began_on(local_fleet, tmp_path):
     fleet = await local_fleet({"agents": 1, "llm": 1, "payments": 1, "approvals": 1}, *WAITING, build="v1")
     began = time.monotonic()
     old = [f"w-{n}" for n in range(RUNS)]
