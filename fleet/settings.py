@@ -197,6 +197,18 @@ class Settings(BaseSettings):
             raise BadInput("TEMPORAL_API_KEY and TEMPORAL_API_KEY_FILE are set: leave one of the two")
         return _held("TEMPORAL_API_KEY_FILE", Path(path))
 
+    def cache(self) -> Path | None:
+        """Folder for what can be made anew at any time, shared by all fleets of a user; None for a user without a home.
+
+        `agent-fleet` in `$XDG_CACHE_HOME`, by default `~/.cache`:
+        https://specifications.freedesktop.org/basedir-spec/latest/
+        """
+        try:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError:
+            return None
+        return folder / "agent-fleet" if folder.is_absolute() else None
+
     def environment(self) -> dict[str, str]:
         """The whole environment, for a child process."""
         return dict(os.environ)

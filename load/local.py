@@ -27,7 +27,7 @@ from load.trial import Deploy
 from workers.bootstrap import limiter, quotas
 from workers.corpus.index import Corpus, CorpusError
 from workers.corpus.ingest import read_folder
-from workers.corpus.stdlib import read_stdlib
+from workers.corpus.stdlib_kept import stdlib_documents
 from workers.database.engine import DatabaseLost
 from workers.database.schema import upgrade
 from workers.embedded import EmbeddedError, EmbeddedStack, Endpoints, Ports, free_ports
@@ -242,7 +242,7 @@ class LocalFleet:
             if self.corpus.count() == 0:
                 raise BadInput(f"--corpus: {self.plan.corpus} has no readable document (.txt .md .rst .html .pdf)")
         elif self.corpus.count() == 0:
-            self.corpus.add(read_stdlib())
+            self.corpus.add(stdlib_documents(self._base.cache()))
 
     async def _simulate(self) -> None:
         folder = self.plan.folder

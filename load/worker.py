@@ -1,6 +1,7 @@
 """`python -m load.worker --mode MODE POOL…`: serve pools as `fleet worker` does, waiting for quotas in another way."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from fleet.cli import context, output
+from fleet.cli.main import COLLECTED
 from fleet.contracts.names import FailureType
 from fleet.errors import BadInput, FleetError
 from fleet.manifest import Manifest
@@ -145,6 +147,7 @@ def _rate(text: str) -> tuple[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM, then drain. Returns 2 for bad input, in one line, as `fleet worker`."""
+    gc.set_threshold(*COLLECTED)
     try:
         setup, pools = _asked(argv)
         settings, manifest = context.load(None)

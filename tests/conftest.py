@@ -1,6 +1,8 @@
 """What every test needs: a clean environment, and real servers on free ports."""
 
 import asyncio
+import functools
+import gc
 import os
 import shutil
 import sys
@@ -10,6 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -40,6 +43,10 @@ TUNING = [
 
 # the SDK hashes all modules of a process for the first worker that names no build: seconds
 temporal_worker._default_build_id = "tests"
+
+
+# what the system trusts is read for 40 ms by every client of a test, which speaks plain HTTP
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
 
 
 def binary(name: str) -> str:
@@ -132,6 +139,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         named = item.get_closest_marker("by_name")
         if named is not None and named.args[0] not in config.getoption("keyword"):
             item.add_marker(pytest.mark.skip(reason=f"repeats at length what others try: -k {named.args[0]}"))
+
+
+def pytest_collection_finish() -> None:
+    # thousands of tests and their modules stay: the collector need not look at them again and again
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure() -> None:

@@ -1,5 +1,6 @@
 """The `fleet` command."""
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,9 @@ from fleet.cli import (
 )
 from fleet.cli.options import JsonOption, LimitOption, ManifestOption, QueryOption, RunArgument
 from fleet.errors import FleetError
+
+COLLECTED = (50_000, 20, 50)
+"""When the garbage collector looks: new objects before the youngest are looked at, and how often the older ones are."""
 
 app = typer.Typer(
     name="fleet",
@@ -211,6 +215,9 @@ def main() -> NoReturn:
     if os.getpid() == 1:
         # the first process of a container has no default for it: until a command drains on it, it ends at once
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    # modules and what they define are thousands of objects, none of them garbage: by default the collector would walk
+    # through all of them a dozen times before a worker is ready
+    gc.set_threshold(*COLLECTED)
     extend()
     code = _run(app)
     sys.stdout.flush()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from fleet.cli import main
 from workers.database import Database, upgrade
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = str(Path(sys.executable).parent / "fleet")
 
 main.extend()
+COMMAND = get_command(main.app)  # once: it costs more than most of what the tests ask it
 
 
 @dataclass
@@ -83,7 +85,7 @@ class InProcess(Cli):
             for name, value in self.environment(**environment).items():
                 patched.setenv(name, value)
             patched.chdir(self.folder)
-            code = main._run(lambda **options: main.app(list(arguments), **options))
+            code = main._run(lambda **options: COMMAND(list(arguments), **options))
         return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 

@@ -3,13 +3,12 @@ import pytest
 from workers.corpus.documents import BadRequest, CorpusError, EmptyCorpus
 from workers.corpus.index import Corpus, Document
 from workers.corpus.questions import questions
-from workers.corpus.stdlib import read_stdlib
 
 
 @pytest.fixture(scope="module")
-def stdlib(tmp_path_factory):
+def stdlib(tmp_path_factory, documents):
     with Corpus(tmp_path_factory.mktemp("stdlib") / "corpus.db") as corpus:
-        corpus.add(read_stdlib())
+        corpus.add(documents.values())
         yield corpus
 
 

@@ -5,14 +5,16 @@ import subprocess
 import sys
 from contextlib import aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from fleet.contracts.effects import EffectState
-from workers.database import Database, SchemaOutdated, current, upgrade
+from workers.database import Database, SchemaOutdated, current, revisions, upgrade
 from workers.database.tables import metadata, ours
 from workers.effects.ledger import Ledger
 
@@ -42,6 +44,13 @@ async def test_an_upgrade_says_what_it_has_applied_and_a_second_one_has_nothing_
     assert await upgrade(empty_url) == []
     assert await current(empty_url) == ("0003", "0003")
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_names_of_files_are_the_revisions_in_alembics_order():
+    migrations = Path(revisions.__file__).parent / "migrations"
+    scripts = ScriptDirectory(str(migrations))
+    assert [script.revision for script in scripts.walk_revisions()][::-1] == revisions._released()
+    assert revisions.newest() == scripts.get_current_head()
 
 
 async def test_asking_for_the_revision_makes_no_file(tmp_path):
