@@ -70,9 +70,8 @@ def fleet(*arguments: str) -> None:
 def test(*arguments: str) -> None:
     """Run the default tests."""
     setup()
-    # in the order of the folders: by number of tests the slow modules, which have few, would come last; three on two
-    # cores, because most tests wait for servers most of their time
-    spread = ["-n", "3", "--dist", "loadscope", "--no-loadscope-reorder", "--durations", "25"]
+    # three on two cores, because most tests wait for servers most of their time; who has done its own takes from others
+    spread = ["-n", "3", "--dist", "worksteal", "--durations", "25"]
     workers = [] if any(a.startswith("-n") for a in arguments) else spread
     run([str(BIN / "python"), "-m", "pytest", *workers, *arguments])
 

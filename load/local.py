@@ -120,6 +120,8 @@ class LocalFleet:
         self.networks: dict[str, RemoteProxy] = {}
         """Between the workers and `redis` and `temporal`, if the plan is proxied."""
         self.supervisor = Supervisor()
+        if plan.corpus is not None and not plan.corpus.is_dir():
+            raise BadInput(f"--corpus: {plan.corpus} is not a folder")
         self.corpus = self._open_corpus()
         self.simulators: dict[str, Any] = {}
         self.console: str | None = None
@@ -236,8 +238,6 @@ class LocalFleet:
 
     def _fill_corpus(self) -> None:
         if self.plan.corpus is not None:
-            if not self.plan.corpus.is_dir():
-                raise BadInput(f"--corpus: {self.plan.corpus} is not a folder")
             self.corpus.add(read_folder(self.plan.corpus))
             if self.corpus.count() == 0:
                 raise BadInput(f"--corpus: {self.plan.corpus} has no readable document (.txt .md .rst .html .pdf)")

@@ -141,14 +141,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"repeats at length what others try: -k {named.args[0]}"))
 
 
-def pytest_collection_finish() -> None:
-    # thousands of tests and their modules stay: the collector need not look at them again and again
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_configure() -> None:
     containers.chosen(os.environ)
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    # thousands of tests and their modules stay: the collector need not look at them again and again
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

@@ -67,21 +67,30 @@ def dev(tmp_path):
         found.process.communicate()
 
 
-def test_a_run_is_started_followed_told_and_listed(dev):
+@pytest.mark.trial
+def test_a_run_is_started_followed_stopped_told_and_listed_and_survives_a_restart(dev):
+    dev.start("--pools", "agents=1,llm=1")
+    # out of reach of every burst: a run waits for quota until it is stopped
+    text = (dev.folder / "deploy" / "fleet.toml").read_text()
+    slow = text.replace('rate = "90k/m", burst = "15k"', 'rate = "450/h", burst = 450')
+    dev.answer("run", "mailer", "Say hello", "--id", "before", "--wait")
+    again = dev.call("dev")
+    assert again.returncode == 2
+    assert f"pid {dev.process.pid}" in again.stderr
+    assert dev.stop() == 0
+
     assert "Web UI http://127.0.0.1:" in dev.start()
     children = psutil.Process(dev.process.pid).children(recursive=True)
     answer = dev.answer("run", "researcher", "What does the module heapq do? To a@b.com.", "--wait", "--id", "r1")
     assert re.search(r"heapq.* \[1\]\n", answer)
     assert "(python/heapq)" in answer
-
-    (listed,) = json.loads(dev.answer("ps", "--json"))
-    assert (listed["id"], listed["state"], listed["agent"]) == ("r1", "completed", "researcher")
+    listed = {run["id"]: run for run in json.loads(dev.answer("ps", "--json"))}
+    assert listed.keys() == {"before", "r1"}
+    assert (listed["r1"]["state"], listed["r1"]["agent"]) == ("completed", "researcher")
     assert "r1" in dev.answer("ps")
-
     shown = json.loads(dev.answer("show", "r1", "--json"))
     assert shown["result"]["outcome"] == "completed"
     assert "a@b.com" in dev.answer("show", "r1")
-
     told = json.loads(dev.answer("trace", "r1", "--json"))
     assert [step["what"] for step in told["steps"]] == [
         "llm.chat", "search.query", "llm.chat", "search.fetch", "llm.chat", "email.send", "llm.chat",
@@ -91,38 +100,21 @@ def test_a_run_is_started_followed_told_and_listed(dev):
     story = dev.answer("trace", "r1", "--full")
     assert 'called    send_email({"' in story
     assert answer.strip() in story
-
     again = dev.call("run", "researcher", "What does the module json do? To a@b.com.", "--id", "r1")
     assert again.returncode == 2
     assert "'r1' exists already" in again.stderr
-
     doctor = json.loads(dev.answer("doctor", "--json"))
     assert doctor["ok"] is True
     assert {f["component"] for f in doctor["findings"]} >= {"temporal", "redis", "database", "providers.openai"}
-
-    again = dev.call("dev")
-    assert again.returncode == 2
-    assert f"pid {dev.process.pid}" in again.stderr
-
     assert dev.stop() == 0
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
     gone = dev.call("ps")
     assert (gone.returncode, len(gone.stderr.splitlines())) == (2, 1)
 
-
-@pytest.mark.trial
-def test_a_run_is_stopped_and_state_survives_a_restart(dev):
-    dev.start("--pools", "agents=1,llm=1")
-    # out of reach of every burst: the run waits for quota until it is stopped
-    text = (dev.folder / "deploy" / "fleet.toml").read_text()
-    slow = text.replace('rate = "90k/m", burst = "15k"', 'rate = "450/h", burst = 450')
-    dev.answer("run", "mailer", "Say hello", "--id", "before", "--wait")
-    assert dev.stop() == 0
     (dev.folder / "deploy" / "fleet.toml").write_text(slow)
-    dev.start()
+    dev.start("--pools", "agents=1,llm=1")
     dev.answer("run", "researcher", "What does the module heapq do?", "--id", "slow")
-    assert {run["id"] for run in json.loads(dev.answer("ps", "--json"))} == {"before", "slow"}
     waiting = until(lambda: json.loads(dev.answer("show", "slow", "--json"))["waits_for"], "openai/sim-large tokens")
     assert "waits for openai/sim-large tokens: about" in waiting
     (call,) = json.loads(dev.answer("why", "slow", "--json"))["waits_for"]
