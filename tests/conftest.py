@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from xdist.scheduler import LoadGroupScheduling
 from fleet import attributes
 from load.simulators.options import Options
 from load.simulators.server import Serving, Where, running
-from tests import containers
+from tests import containers, temporals
 from tests.ratelimit.servers import on_socket, redis_binary, valkey_binary
 
 # what `workers.embedded` gives its server too: short queues, no throttled dispatch
@@ -74,18 +75,15 @@ def temporal_address():
         return
     # as the embedded stack does: collect garbage less often
     os.environ["GOGC"] = "400"
-    loop = asyncio.new_event_loop()
-    environment = loop.run_until_complete(
-        WorkflowEnvironment.start_local(
-            dev_server_existing_path=binary("temporal"),
-            dev_server_extra_args=TUNING,
-            dev_server_log_level="error",
-            search_attributes=attributes.KEYS,
-        )
+    starting = partial(
+        WorkflowEnvironment.start_local,
+        dev_server_existing_path=binary("temporal"),
+        dev_server_extra_args=TUNING,
+        dev_server_log_level="error",
+        search_attributes=attributes.KEYS,
     )
-    yield environment.client.service_client.config.target_host
-    loop.run_until_complete(environment.shutdown())
-    loop.close()
+    with temporals.served(starting) as address:
+        yield address
 
 
 async def _answers(address: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -42,6 +43,7 @@ from fleet.contracts.tools import (
 )
 from fleet.workflows.agent import AgentWorkflow
 from fleet.workflows.effect import EffectWorkflow
+from tests import temporals
 from tests.conftest import binary
 from workers.pool import SANDBOX
 
@@ -334,16 +336,14 @@ async def refused(run: WorkflowHandle[Any, RunResult], said: Verdict) -> str:
 @contextmanager
 def time_skipping() -> Iterator[str]:
     """Address of a server whose clock, one for all its runs, stands at real speed until `skip` is called."""
-    loop = asyncio.new_event_loop()
-    environment = loop.run_until_complete(
-        WorkflowEnvironment.start_time_skipping(test_server_existing_path=binary("temporal-test-server"))
-    )
+    path = binary("temporal-test-server")
     kinds = {name: attributes.KINDS[kind] for name, kind in names.SEARCH_ATTRIBUTES.items()}
     request = AddSearchAttributesRequest(namespace="default", search_attributes=kinds)
-    loop.run_until_complete(environment.client.operator_service.add_search_attributes(request))
-    yield environment.client.service_client.config.target_host
-    loop.run_until_complete(environment.shutdown())
-    loop.close()
+    with temporals.served(
+        partial(WorkflowEnvironment.start_time_skipping, test_server_existing_path=path),
+        lambda environment: environment.client.operator_service.add_search_attributes(request),
+    ) as address:
+        yield address
 
 
 async def skip(client: Client, **how: float) -> None:

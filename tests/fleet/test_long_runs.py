@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from fleet.contracts.runs import RULES, CallPolicy, ContextPolicy, MemoryPolicy,
 from fleet.contracts.tools import ToolResult
 from fleet.errors import BadInput
 from fleet.settings import Settings
+from tests import temporals
 from tests.conftest import TUNING, binary
 from tests.fleet.fakes import Fakes, calls, decided, mark_of, opened, pays, run_input, says, serving, verdict
 
@@ -41,12 +43,14 @@ HASTY = CallPolicy(heartbeat_s=1.0, continue_after=1)
 async def hasty_server():
     """A client of a server that suggests to continue as new early."""
     suggest = "--dynamic-config-value=limit.historyCount.suggestContinueAsNew=60"
-    async with await WorkflowEnvironment.start_local(
+    starting = partial(
+        WorkflowEnvironment.start_local,
         dev_server_existing_path=binary("temporal"),
         dev_server_extra_args=[*TUNING, suggest],
         dev_server_log_level="error",
         search_attributes=attributes.KEYS,
-    ) as environment:
+    )
+    async with await temporals.started(starting) as environment:
         yield environment.client
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from fleet import pools
 from fleet.errors import BadInput, Unreachable
 from fleet.rollout import Rollout
 from fleet.versions import Deployment, State, Version, adopt
+from tests import temporals
 from tests.conftest import TUNING, binary
 from tests.fleet.parked import Parked
 from workers import bootstrap
@@ -41,16 +43,14 @@ async def nothing() -> None:
 @pytest.fixture(scope="module")
 def quick_temporal():
     """A server on which versions drain within seconds."""
-    loop = asyncio.new_event_loop()
-    starting = WorkflowEnvironment.start_local(
+    starting = partial(
+        WorkflowEnvironment.start_local,
         dev_server_existing_path=binary("temporal"),
         dev_server_extra_args=[*TUNING, *(f"--dynamic-config-value={k}={v}" for k, v in QUICK.items())],
         dev_server_log_level="never",
     )
-    environment = loop.run_until_complete(starting)
-    yield environment.client.service_client.config.target_host
-    loop.run_until_complete(environment.shutdown())
-    loop.close()
+    with temporals.served(starting) as address:
+        yield address
 
 
 @pytest.fixture
