@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from workers.providers.webhooks import Endpoint
 
 
-def _key(settings: Settings, where: str, reference: str) -> str:
+def key_of(settings: Settings, where: str, reference: str) -> str:
+    """The API key of what the manifest has there. Raises `BadInput`: it is not set, or cannot be one."""
     key = settings.secret(reference)
     if key is None:
         raise BadInput(f"{where}: no API key: set {reference.partition(':')[2]} ({reference})")
@@ -40,7 +41,7 @@ def chat_provider(settings: Settings, name: str, spec: ModelProvider) -> ChatPro
     Raises:
         BadInput: its key is not set.
     """
-    key = _key(settings, f"providers.{name}", spec.api_key)
+    key = key_of(settings, f"providers.{name}", spec.api_key)
     profile = PROFILES[spec.counts or spec.kind]
     # each SDK takes a second and more to import: only those that are used are
     if spec.kind == "openai":
@@ -82,7 +83,7 @@ def mailer(settings: Settings, name: str, spec: MailProvider | MailApiProvider) 
     if isinstance(spec, MailApiProvider):
         from workers.providers.mail_api import MailApi
 
-        key = _key(settings, f"providers.{name}", spec.api_key)
+        key = key_of(settings, f"providers.{name}", spec.api_key)
         return MailApi(
             base_url=spec.base_url,
             key=key,
@@ -116,7 +117,7 @@ def bank(settings: Settings, name: str, spec: BankProvider) -> "Bank":
     return Bank(
         name=name,
         base_url=spec.base_url,
-        key=_key(settings, f"providers.{name}", spec.api_key),
+        key=key_of(settings, f"providers.{name}", spec.api_key),
         honours_keys=spec.honours_keys,
         looks_up=spec.looks_up,
         key_lifetime=spec.key_lifetime,

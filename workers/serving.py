@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -134,20 +135,26 @@ class Shop:
 
 
 async def _llm(shop: Shop, name: str, admission: Admission) -> Activities:
+    from workers.providers.chat import LaterChat
     from workers.tools.llm import LlmTools
 
     del name
     manifest = shop.manifest
     models = [model for agent in manifest.agents.values() for model in (agent.model, agent.context.model) if model]
     used = {model.partition("/")[0] for model in models}
-    providers: dict[str, ChatProvider] = {}
+    providers: dict[str, ChatProvider | LaterChat] = {}
     for spec_name, model in manifest.providers.items():
-        # runs in flight may use a model that no agent of the manifest uses any more
-        if isinstance(model, ModelProvider) and (spec_name in used or shop.settings.secret(model.api_key)):
-            providers[spec_name] = shop.chat(shop.settings, spec_name, model)
-            shop.stack.push_async_callback(providers[spec_name].aclose)
-            if spec_name in used:
-                await _accepts(spec_name, providers[spec_name].check)
+        if not isinstance(model, ModelProvider):
+            continue
+        if spec_name in used:
+            chat = providers[spec_name] = shop.chat(shop.settings, spec_name, model)
+            shop.stack.push_async_callback(chat.aclose)
+            await _accepts(spec_name, chat.check)
+        elif shop.settings.secret(model.api_key):
+            # runs in flight may use a model that no agent of the manifest uses any more
+            clients.key_of(shop.settings, f"providers.{spec_name}", model.api_key)
+            later = providers[spec_name] = LaterChat(partial(shop.chat, shop.settings, spec_name, model))
+            shop.stack.push_async_callback(later.aclose)
     prices = {model: price for model in manifest.prices if (price := agents.price(manifest, model)) is not None}
     budgets = None
     if any(tenant.daily for tenant in manifest.tenants.values()):

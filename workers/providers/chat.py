@@ -1,5 +1,6 @@
 """What every model provider can do, whoever it is."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -45,3 +46,27 @@ class ChatProvider(Protocol):
     async def aclose(self) -> None:
         """Close the connections."""
         ...
+
+
+class LaterChat:
+    """A provider whose client is made when it is first needed: its SDK alone takes seconds to import."""
+
+    def __init__(self, make: Callable[[], ChatProvider]) -> None:
+        """Args:
+        make: the client; called once, in a thread.
+        """
+        self._make = make
+        self._making = asyncio.Lock()
+        self._made: ChatProvider | None = None
+
+    async def made(self) -> ChatProvider:
+        """The client."""
+        async with self._making:
+            if self._made is None:
+                self._made = await asyncio.to_thread(self._make)
+            return self._made
+
+    async def aclose(self) -> None:
+        """Close its connections, if there is one."""
+        if self._made is not None:
+            await self._made.aclose()

@@ -18,7 +18,7 @@ from workers import failures, tracing
 from workers.admission import Admission
 from workers.door import Door
 from workers.metrics import METRICS
-from workers.providers.chat import ChatProvider
+from workers.providers.chat import ChatProvider, LaterChat
 
 if TYPE_CHECKING:
     # a pool imports only what it serves with
@@ -31,7 +31,7 @@ class LlmTools:
     def __init__(
         self,
         admission: Admission,
-        providers: Mapping[str, ChatProvider],
+        providers: Mapping[str, ChatProvider | LaterChat],
         door: Door,
         budgets: "Budgets | None",
         prices: Mapping[str, Price] | None = None,
@@ -58,6 +58,8 @@ class LlmTools:
             raise failures.final(
                 FailureType.BAD_REQUEST, f"this pool has no provider {name!r} of model {request.model}"
             )
+        if isinstance(provider, LaterChat):
+            provider = await provider.made()
         info = activity.info()
         await self._door.still_active(info.workflow_id or "")
         tenant = info.priority.fairness_key or "default"
