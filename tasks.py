@@ -70,8 +70,8 @@ def fleet(*arguments: str) -> None:
 def test(*arguments: str) -> None:
     """Run the default tests."""
     setup()
-    # three on two cores, because most tests wait for servers most of their time; who has done its own takes from others
-    spread = ["-n", "3", "--dist", "worksteal", "--durations", "25"]
+    # four on two cores, because most tests wait for servers most of their time; who has done its own takes from others
+    spread = ["-n", "4", "--dist", "worksteal", "--durations", "25"]
     workers = [] if any(a.startswith("-n") for a in arguments) else spread
     run([str(BIN / "python"), "-m", "pytest", *workers, *arguments])
 

@@ -10,7 +10,7 @@ import pytest
 
 from fleet.contracts.approvals import Approval, ApprovalEvent, Ask
 from fleet.links import Links
-from tests.fleet.cli.conftest import PROGRAM, ROOT, Cli, InProcess
+from tests.fleet.cli.conftest import PROGRAM, ROOT, Cli
 from workers.effects.book import Book
 
 KEY = "k" * 32
@@ -64,12 +64,10 @@ async def test_the_console_serves_what_the_audit_knows_until_it_is_ended(linked,
 
 
 def test_a_console_that_cannot_serve_is_refused(linked, tmp_path):
+    assert "LINKS is not set" in linked.refused("console", LINKS="")
+    shipped = str(ROOT / "deploy" / "fleet.toml")
+    assert 'add [approvals] with url = "' in linked.refused("console", FLEET_MANIFEST=shipped)
     port = linked.settings["TEMPORAL_ADDRESS"].partition(":")[2]
     assert "choose another with --host and --port" in linked.refused("console", "--port", port)
     none = f"sqlite+aiosqlite:///{tmp_path}/none.db"
     assert "fleet db upgrade" in linked.refused("console", "--port", "0", FLEET_DATABASE_URL=none)
-    # what is said before it logs needs no process of its own
-    early = InProcess(linked.folder, linked.settings)
-    assert "LINKS is not set" in early.refused("console", LINKS="")
-    shipped = str(ROOT / "deploy" / "fleet.toml")
-    assert 'add [approvals] with url = "' in early.refused("console", FLEET_MANIFEST=shipped)
