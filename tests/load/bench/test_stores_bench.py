@@ -107,9 +107,10 @@ def test_a_server_is_held_to_its_share_and_let_go(tmp_path, monkeypatch):
 @pytest.mark.trial
 @pytest.mark.timeout(120)
 async def test_providers_are_divided_over_the_masters_of_a_cluster():
-    report = await stores.run(seconds=0.3, rounds=1, say=lambda line: None, cases=(stores.THREE, CLUSTER, CROWDED))
+    report = await stores.run(seconds=1, rounds=1, say=lambda line: None, cases=(stores.THREE, CLUSTER, CROWDED))
     rows = {row["limiter"]: row for row in report.rows}
     assert set(rows) == {stores.THREE.label, CLUSTER.label, CROWDED.label}
     assert rows[CROWDED.label]["busiest_share"] > 0.99
     assert 0.33 <= rows[CLUSTER.label]["busiest_share"] < 0.5
-    assert all(row["calls_per_s"] > 0 and row["scripts_per_call"] >= 2 for row in rows.values())
+    # each call reserves and settles; of those that the window cuts, not all that they ask falls into it
+    assert all(row["calls_per_s"] > 0 and row["scripts_per_call"] > 1 for row in rows.values()), rows
