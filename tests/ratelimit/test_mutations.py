@@ -75,8 +75,9 @@ def fault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.mark.trial
 def test_a_planted_fault_is_found(fault: str, valkey: str) -> None:
-    # what is in flight, and a shadow limit, are in one quota of them all
+    # what is in flight, and a shadow limit, are in one quota of them all; windows in another
     focus = 3 if any(word in fault for word in ("lease", "place in line", "shadow")) else None
+    focus = 4 if "window" in fault else focus
     with pytest.raises(Exception, match=r"(?s).*") as caught:
         drive(valkey, 3000, focus=focus, phases=[Phase.generate], database=None, derandomize=True)
     # unequal, or the script itself stumbles
