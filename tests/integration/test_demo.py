@@ -102,7 +102,9 @@ async def test_a_live_demo_asks_the_real_provider(tmp_path, simulators, kind, pa
         assert (await http.get("/_ledger/summary")).json()["providers"][kind]["models"].keys() == {model}
 
 
+# the scenario quota_squeeze has its agents saturate a quota each time
 @pytest.mark.trial
+@pytest.mark.by_name("saturate")
 @pytest.mark.timeout(420)
 def test_agents_under_a_quota_they_saturate(tmp_path):
     found = demo(tmp_path / "demo", "--json", "--agents", "18", timeout=400)
