@@ -93,8 +93,7 @@ class Postgres:
     def kill(self) -> None:
         """Kill -9 of all its processes; returns once they are gone."""
         assert self.process is not None
-        family = psutil.Process(self.process.pid)
-        members = [family, *family.children(recursive=True)]
+        members = self._held()
         for member in members:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
@@ -107,11 +106,24 @@ class Postgres:
 
     def suspend(self, how: signal.Signals) -> None:
         """SIGSTOP or SIGCONT to all its processes."""
-        assert self.process is not None
-        family = psutil.Process(self.process.pid)
-        for member in [family, *family.children(recursive=True)]:
+        for member in self._held():
             with suppress(psutil.NoSuchProcess):
                 member.send_signal(how)
+
+    def _held(self) -> list[psutil.Process]:
+        """All its processes, of which the first is stopped.
+
+        Else it might begin one more for a client that connects just now, which would outlive it, and hold its memory,
+        for as long as that client takes to say who it is.
+        """
+        assert self.process is not None
+        family = psutil.Process(self.process.pid)
+        family.suspend()
+        deadline = time.monotonic() + START_S
+        while family.status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline, "PostgreSQL does not stop"
+            time.sleep(0.001)
+        return [family, *family.children(recursive=True)]
 
     def stop(self) -> None:
         """Stop it, whoever is connected."""

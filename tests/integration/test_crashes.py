@@ -55,6 +55,8 @@ def call(row):
     return run, activity
 
 
+# the scenarios worker_loss, frozen_worker and temporal_restart do it each time
+@pytest.mark.by_name("every_pool")
 async def test_workers_of_every_pool_are_killed_and_then_temporal(local_fleet):
     fleet = await local_fleet({"agents": 1, "llm": 2, "search": 1, "email": 1}, ROOMY)
     runs = await start_runs(fleet)

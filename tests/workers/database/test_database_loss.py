@@ -18,7 +18,7 @@ from tests.workers.conftest import sqlite_url
 from workers.database import Database, DatabaseLost, upgrade
 from workers.effects.ledger import Entry, Ledger
 
-KEYS, TASKS, DEATHS = 240, 12, 4
+KEYS, TASKS, DEATHS = 180, 12, 3
 BETWEEN = 25
 """Effects acknowledged as done between one death and the next."""
 CALL = {"tool": "send_email", "digest": "d", "run_id": "run", "agent": "a", "tenant": "t"}
