@@ -138,8 +138,8 @@ async def test_a_new_version_is_deployed_under_load_and_a_run_that_was_moved_is_
 @pytest.mark.alone
 async def test_every_pool_is_restarted_under_load_and_one_whose_processes_stop_together_is_caught(doubled, request):
     before = doubled.fleet.pids()
-    # work is queued for long enough, however slowly a busy machine starts workers
-    report = await judged(doubled, "rolling_restart", agents=120, pressure=8, at=2, **{"for": 10})
+    # work is queued before the first restart, and for long enough, however slowly a busy machine starts workers
+    report = await judged(doubled, "rolling_restart", agents=120, pressure=8, at=5, **{"for": 10})
     assert [f"{f.name} {f.value:g}, bound {f.bound:g}: {f.says}" for f in report.oracles if not f.ok] == []
     assert report.agents["completed"] == report.agents["started"] > 0
     assert [mark.target for mark in report.marks] == ["agents", "llm", "search", "email"]
